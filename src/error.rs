@@ -1,0 +1,105 @@
+//! What went wrong, in one line: `operation(object): reason (hint)`, and the exit status it means.
+//!
+//! Every failure of mini ends here; only `main` prints it and exits. Bytes that came from an image or the command
+//! line are quoted, so that a hostile name can neither break the line nor drive the terminal it is printed on.
+
+use std::fmt;
+
+use rustix::io::Errno;
+
+/// mini itself failed, or was used wrongly (the command never ran).
+pub const FAILED: u8 = 125;
+/// The command was found but cannot be executed.
+pub const CANNOT_RUN: u8 = 126;
+/// The command was not found.
+pub const NOT_FOUND: u8 = 127;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// One line for the user and the status `mini` exits with.
+#[derive(Debug)]
+pub struct Error {
+    pub status: u8,
+    text: String,
+}
+
+impl Error {
+    /// A failure with status 125 and this text.
+    pub fn new(text: impl Into<String>) -> Error {
+        Error {
+            status: FAILED,
+            text: text.into(),
+        }
+    }
+
+    /// A failed system call: `operation("object"): reason`.
+    pub fn sys(operation: &str, object: impl AsRef<[u8]>, errno: Errno) -> Error {
+        Error::new(format!(
+            "{operation}({}): {}",
+            quote(object.as_ref()),
+            reason(errno)
+        ))
+    }
+
+    /// A failed call of the standard library, which carries an errno in all but a few cases.
+    pub fn io(operation: &str, object: impl AsRef<[u8]>, error: &std::io::Error) -> Error {
+        match Errno::from_io_error(error) {
+            Some(errno) => Error::sys(operation, object, errno),
+            None => Error::new(format!("{operation}({}): {error}", quote(object.as_ref()))),
+        }
+    }
+
+    pub fn with_status(mut self, status: u8) -> Error {
+        self.status = status;
+        self
+    }
+
+    /// Appends what to do about it, in parentheses.
+    pub fn hint(mut self, hint: impl fmt::Display) -> Error {
+        self.text.push_str(&format!(" ({hint})"));
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The kernel's reason in words, as `strerror(3)` has it.
+pub fn reason(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    match text.rfind(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// `bytes` between double quotes, with control characters and invalid UTF-8 escaped.
+pub fn quote(bytes: &[u8]) -> String {
+    let mut text = String::from("\"");
+    for chunk in bytes.utf8_chunks() {
+        text.extend(chunk.valid().chars().flat_map(char::escape_debug));
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text.push('"');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_that_names_operation_object_and_hint() {
+        let error = Error::sys("open", b"a\nb\x1b[2J\xff", Errno::NOENT).hint("try again");
+        assert_eq!(
+            error.to_string(),
+            "open(\"a\\nb\\u{1b}[2J\\xff\"): No such file or directory (try again)"
+        );
+        assert_eq!(error.status, FAILED);
+    }
+}
