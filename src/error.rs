@@ -43,7 +43,7 @@ impl Error {
 
     /// A failed call of the standard library, which carries an errno in all but a few cases.
     pub fn io(operation: &str, object: impl AsRef<[u8]>, error: &std::io::Error) -> Error {
-        match Errno::from_io_error(error) {
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(errno) => Error::sys(operation, object, errno),
             None => Error::new(format!("{operation}({}): {error}", quote(object.as_ref()))),
         }
@@ -69,7 +69,7 @@ impl fmt::Display for Error {
 
 /// The kernel's reason in words, as `strerror(3)` has it.
 pub fn reason(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
+    let text = std::io::Error::from_raw_os_error(errno.raw_os_error()).to_string();
     match text.rfind(" (os error") {
         Some(end) => text[..end].to_owned(),
         None => text,

@@ -1,1 +1,40 @@
-fn main() { println!("hi"); }
+//! mini runs containers on any Linux, from one small static file.
+//!
+//! Reading order: `cli` (argv → [`spec::Spec`]), `spec`, `host` (what this machine offers), `plan`
+//! ((Spec, Host) → steps), `run` (the supervisor carries them out), `store` (directories and locks), `image`
+//! (from a tarball to a tree), `terminal`; then the library `container` (`lib.rs`), which is all that runs inside:
+//! steps, the root file system, the command, PID 1. Lower layers never see the types of higher ones.
+//!
+//! This file dispatches, and is the only place that exits.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod error;
+mod host;
+mod image;
+mod plan;
+mod reaper;
+mod run;
+mod spec;
+mod store;
+mod terminal;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use cli::Action;
+
+fn main() -> ExitCode {
+    let result = cli::parse(std::env::args_os().skip(1).collect()).and_then(|action| match action {
+        Action::Run { spec, mode } => run::run(&spec, mode),
+        Action::Init(command) => reaper::run(&command),
+        Action::Print(text) => (std::io::stdout().write_all(text.as_bytes()).map(|()| 0))
+            .map_err(|error| error::Error::io("write", "standard output", &error)),
+    });
+    result.map(ExitCode::from).unwrap_or_else(|error| {
+        // Standard error may be closed; then there is nobody to tell, and the status says it all.
+        let _ = writeln!(std::io::stderr(), "mini: {error}");
+        ExitCode::from(error.status)
+    })
+}

@@ -1,0 +1,362 @@
+//! Performing steps: the loop that both sides use, and the container's processes. Entry: [`container`].
+//!
+//! Contract of everything here: it runs in a copy of the supervisor, whose memory it may read but whose standard
+//! library it must not use. No allocation, no panic; a failure becomes one fixed-size report on the control
+//! socket, and the process exits. The privileges are those of the supervisor until `Setuid`.
+
+use core::ffi::CStr;
+use core::mem::MaybeUninit;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{FileType, Gid, Mode, OFlags, RawDir, Uid, fchown, mkdir, mknodat, openat, symlink};
+use rustix::io::{Errno, FdFlags, pwrite, read, write};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::net::{RecvFlags, recv};
+use rustix::process::{
+    Signal, chdir, getpid, ioctl_tiocsctty, pivot_root, set_child_subreaper,
+    set_parent_process_death_signal, setpgid, setsid, umask,
+};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::report::{Detail, Outcome, Report};
+use crate::step::Step;
+use crate::sys::Word;
+use crate::user::User;
+use crate::{exec, init, resolve, rootfs, sys};
+
+/// Exit status of a container whose set-up failed; the supervisor has the report and knows better.
+const SETUP_FAILED: i32 = 125;
+
+/// An errno, and what is known beyond it.
+pub type Failure = (Errno, Detail);
+
+/// What is known only at run time: the slots that steps fill and later steps use.
+pub struct Context {
+    pub control: Option<OwnedFd>,
+    /// What becomes descriptor 0, 1, 2 of the command, where it is not the caller's own.
+    pub stdio: [Option<OwnedFd>; 3],
+    pub root: Option<OwnedFd>,
+    pub terminal: Option<OwnedFd>,
+    pub user: User,
+    pub environment: Environment,
+}
+
+/// The command's environment. `HOME` is filled in when the user is known.
+pub struct Environment {
+    pub words: &'static mut [Word],
+    /// The element of `words` that is HOME, and room for its text; `None` if the user set it.
+    pub home: Option<(usize, &'static mut [u8])>,
+}
+
+impl Environment {
+    fn set_home(&mut self, home: &[u8]) {
+        let Some((index, buffer)) = self.home.take() else {
+            return;
+        };
+        // The last byte stays NUL.
+        let room = buffer.len().saturating_sub(1);
+        for (to, from) in buffer.iter_mut().take(room).zip(b"HOME=".iter().chain(home)) {
+            *to = *from;
+        }
+        if let (Some(word), Ok(text)) = (self.words.get_mut(index), CStr::from_bytes_until_nul(buffer)) {
+            *word = Word::new(text);
+        }
+    }
+}
+
+/// The container's side of a plan.
+#[derive(Clone, Copy)]
+pub struct Program {
+    pub steps: &'static [Step],
+    pub trace: bool,
+}
+
+/// Runs the steps of a new container process; returns its exit status unless the last step is an `execve` that
+/// succeeds. At [`Step::Fork`] a second process goes on with the rest while this one becomes the reaper.
+/// `first` is the index of the first step, as reports give it.
+pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
+    for (index, step) in program.steps.iter().enumerate() {
+        let started = nanoseconds(program.trace);
+        let mut attached = None;
+        let result = match step {
+            Step::Fork => {
+                let rest = Program { steps: program.steps.get(index + 1..).unwrap_or_default(), ..program };
+                match sys::clone(0, || container(rest, first + index + 1, context)) {
+                    Ok(pid) => {
+                        report(program, context, first + index, Ok(()), started, None);
+                        close_from(0);
+                        return init::reap(pid, false);
+                    }
+                    Err(errno) => Err((errno, Detail::NONE)),
+                }
+            }
+            Step::OpenTerminal { ptmx, rows, columns } => {
+                open_terminal(context, ptmx, *rows, *columns).map(|master| attached = Some(master))
+            }
+            step => perform(step, context),
+        };
+        let failed = result.is_err();
+        report(program, context, first + index, result, started, attached.as_ref().map(AsFd::as_fd));
+        if failed {
+            return SETUP_FAILED;
+        }
+    }
+    SETUP_FAILED
+}
+
+fn nanoseconds(trace: bool) -> u64 {
+    if !trace {
+        return 0;
+    }
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+fn report(
+    program: Program,
+    context: &Context,
+    index: usize,
+    result: Result<(), Failure>,
+    started: u64,
+    attached: Option<BorrowedFd<'_>>,
+) {
+    let (outcome, detail) = match result {
+        Ok(()) if !program.trace && attached.is_none() => return,
+        Ok(()) => (Outcome::Done, Detail::NONE),
+        Err((errno, detail)) => (Outcome::Failed(errno), detail),
+    };
+    let nanoseconds = nanoseconds(program.trace).saturating_sub(started);
+    let report = Report { step: index as u16, outcome, nanoseconds, detail };
+    if let Some(control) = &context.control {
+        // The supervisor may be gone; then nobody is left to tell.
+        let _ = report.send(control.as_fd(), attached);
+    }
+}
+
+/// Performs one step. Used by the supervisor for its own steps as well.
+pub fn perform(step: &Step, context: &mut Context) -> Result<(), Failure> {
+    match step {
+        Step::Execve(command) => {
+            context.environment.set_home(context.user.home());
+            Err(exec::execute(command, context.environment.words))
+        }
+        Step::LookupUser { user, group } => {
+            let root = context.root.as_ref().ok_or((Errno::BADF, Detail::NONE))?;
+            context.user = User::lookup(root.as_fd(), user, *group)?;
+            Ok(())
+        }
+        step => simple(step, context).map_err(|errno| (errno, Detail::NONE)),
+    }
+}
+
+/// The steps whose errno says all there is to say.
+fn simple(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
+    let root = context.root.as_ref().map(AsFd::as_fd);
+    match step {
+        Step::CloseOnExec => close_on_exec(),
+        Step::Unshare(flags) => sys::unshare(*flags),
+        Step::Mount(mount) => rootfs::mount(root, mount),
+        Step::MountAttributes { target, attributes, recursive } => {
+            rootfs::set_attributes(root, *target, *attributes, *recursive)
+        }
+        Step::Mkdir { path, mode } => mkdir(*path, Mode::from_raw_mode(*mode)),
+        Step::Symlink { to, path } => symlink(*to, *path),
+        Step::Mknod { path, major, minor } => mknod(path, *major, *minor),
+        Step::WriteFile { path, text } => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+            let file = openat(rustix::fs::CWD, *path, flags, Mode::from_raw_mode(0o644))?;
+            match write(&file, text)? {
+                length if length == text.len() => Ok(()),
+                _ => Err(Errno::NOSPC),
+            }
+        }
+        Step::AwaitGo => {
+            let control = context.control.as_ref().ok_or(Errno::BADF)?;
+            match recv(control, &mut [0; 1], RecvFlags::empty())? {
+                (_, 0) => sys::exit(SETUP_FAILED),
+                _ => Ok(()),
+            }
+        }
+        Step::DieWithSupervisor => set_parent_process_death_signal(Some(Signal::KILL)),
+        Step::CheckSupervisor => check_supervisor(context),
+        Step::HideCaller => hide_caller(),
+        Step::Subreaper => set_child_subreaper(Some(getpid())),
+        Step::Setsid => setsid().map(drop),
+        Step::Foreground => {
+            setpgid(None, None)?;
+            init::take_foreground(getpid());
+            Ok(())
+        }
+        Step::OpenRoot(path) => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            context.root = Some(openat(rustix::fs::CWD, *path, flags, Mode::empty())?);
+            Ok(())
+        }
+        Step::MakeDirectory(path) => {
+            let mode = Mode::from_raw_mode(0o755);
+            resolve::make_dir(root.ok_or(Errno::BADF)?, path.to_bytes(), mode).map(drop)
+        }
+        Step::Chdir(path) => chdir(*path),
+        Step::PivotRoot => pivot_root(c".", c"."),
+        Step::DetachOldRoot => unmount(c".", UnmountFlags::DETACH),
+        Step::Sethostname(name) => rustix::system::sethostname(name.to_bytes()),
+        Step::LoopbackUp => rootfs::loopback_up(),
+        Step::OwnTerminal => fchown(
+            context.terminal.as_ref().ok_or(Errno::BADF)?,
+            Some(Uid::from_raw(context.user.uid)),
+            None,
+        ),
+        Step::AttachTerminal => {
+            let terminal = context.terminal.as_ref().ok_or(Errno::BADF)?;
+            ioctl_tiocsctty(terminal)?;
+            (0..3).try_for_each(|number| sys::duplicate(terminal, number))
+        }
+        Step::Stdio(number) => {
+            let source = context.stdio.get(usize::from(*number)).and_then(Option::as_ref);
+            sys::duplicate(source.ok_or(Errno::BADF)?, i32::from(*number))
+        }
+        Step::CloseDescriptors => close_descriptors(context),
+        Step::Limit { resource, soft, hard, .. } => sys::set_limit(*resource, *soft, *hard),
+        Step::Umask(mask) => {
+            umask(Mode::from_raw_mode(*mask));
+            Ok(())
+        }
+        Step::Setgroups => set_groups(context.user.groups()),
+        Step::Setgid => {
+            let gid = Gid::from_raw(context.user.gid);
+            set_thread_res_gid(gid, gid, gid)
+        }
+        Step::Setuid => {
+            let uid = Uid::from_raw(context.user.uid);
+            set_thread_res_uid(uid, uid, uid)
+        }
+        Step::ResetSignals(mask) => {
+            sys::default_signals();
+            sys::set_signal_mask(*mask);
+            Ok(())
+        }
+        // The loops above and `perform` deal with these.
+        Step::Fork | Step::OpenTerminal { .. } | Step::Execve(_) | Step::LookupUser { .. } => Err(Errno::NOSYS),
+    }
+}
+
+fn mknod(path: &CStr, major: u32, minor: u32) -> rustix::io::Result<()> {
+    let kind = if major == 0 { FileType::RegularFile } else { FileType::CharacterDevice };
+    let device = rustix::fs::makedev(major, minor);
+    mknodat(rustix::fs::CWD, path, kind, Mode::from_raw_mode(0o666), device)
+}
+
+/// A supervisor that died before `PR_SET_PDEATHSIG` sends no signal, and getppid() is 0 across pid namespaces
+/// whether it lives or not: only the socket tells.
+fn check_supervisor(context: &Context) -> rustix::io::Result<()> {
+    let control = context.control.as_ref().ok_or(Errno::BADF)?;
+    let mut fds = [PollFd::new(control, PollFlags::empty())];
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut fds, Some(&now))? {
+        0 => Ok(()),
+        _ => sys::exit(SETUP_FAILED),
+    }
+}
+
+/// A process shows what it was started with for as long as it lives, and init lives inside: without this, the
+/// container reads the caller's environment in /proc/1/environ. The areas are in proc(5) stat, fields 48 to 51;
+/// written through /proc/self/mem because only the C library's start-up code knows the pointers.
+fn hide_caller() -> rustix::io::Result<()> {
+    let open = |path: &CStr, flags| openat(rustix::fs::CWD, path, flags | OFlags::CLOEXEC, Mode::empty());
+    let mut text = [0; 1024];
+    let length = read(open(c"/proc/self/stat", OFlags::RDONLY)?, &mut text)?;
+    let text = text.get(..length).unwrap_or_default();
+    // The second field is a name in parentheses, in which anything may stand; the third follows the last one.
+    let after_name = text.rsplit(|byte| *byte == b')').next().unwrap_or_default();
+    let mut fields = (after_name.split(|byte| *byte == b' ').skip(1))
+        .map(|field| core::str::from_utf8(field).ok()?.parse::<u64>().ok());
+    let mut area = [0; 4];
+    for (to, from) in area.iter_mut().zip(fields.by_ref().skip(48 - 3)) {
+        *to = from.ok_or(Errno::PROTO)?;
+    }
+    let [arguments, arguments_end, environment, environment_end] = area;
+    let memory = open(c"/proc/self/mem", OFlags::WRONLY)?;
+    for (start, end) in [(arguments, arguments_end), (environment, environment_end)] {
+        let mut at = start;
+        while at < end {
+            let zeros = [0; 4096];
+            let count = zeros.len().min((end - at) as usize);
+            at += pwrite(&memory, zeros.get(..count).unwrap_or_default(), at)? as u64;
+        }
+    }
+    pwrite(&memory, b"mini init", arguments).map(drop)
+}
+
+/// Opens a new pty and returns its master; the other side, the terminal, stays in the context.
+fn open_terminal(context: &mut Context, ptmx: &CStr, rows: u16, columns: u16) -> Result<OwnedFd, Failure> {
+    let open = || {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let master = openat(rustix::fs::CWD, ptmx, flags, Mode::empty())?;
+        unlockpt(&master)?;
+        tcsetwinsize(&master, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?;
+        let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let terminal = ioctl_tiocgptpeer(&master, peer)?;
+        Ok((master, terminal))
+    };
+    let (master, terminal) = open().map_err(|errno| (errno, Detail::NONE))?;
+    context.terminal = Some(terminal);
+    Ok(master)
+}
+
+fn set_groups(groups: &[u32]) -> rustix::io::Result<()> {
+    let mut list = [Gid::ROOT; 128];
+    for (to, from) in list.iter_mut().zip(groups) {
+        *to = Gid::from_raw(*from);
+    }
+    set_thread_groups(list.get(..groups.len()).ok_or(Errno::TOOBIG)?)
+}
+
+/// Leaves 0, 1, 2 and the control socket, which becomes 3.
+fn close_descriptors(context: &mut Context) -> rustix::io::Result<()> {
+    let control = context.control.take().ok_or(Errno::BADF)?;
+    sys::duplicate(&control, 3)?;
+    rustix::io::fcntl_setfd(sys::borrow(3), FdFlags::CLOEXEC)?;
+    close_from(4);
+    // Every other descriptor of this process is closed now, whatever the context says.
+    core::mem::forget((control, context.root.take(), context.terminal.take()));
+    context.control = Some(sys::own(3));
+    Ok(())
+}
+
+/// Marks every descriptor from 3 on close-on-exec, also those that mini's caller left open.
+fn close_on_exec() -> rustix::io::Result<()> {
+    match sys::close_range(3, true) {
+        // EINVAL: Linux 5.9 and 5.10 do not know the flag.
+        Err(Errno::NOSYS | Errno::INVAL) => each_descriptor(3, |number| {
+            let _ = rustix::io::fcntl_setfd(sys::borrow(number), FdFlags::CLOEXEC);
+        }),
+        result => result,
+    }
+}
+
+/// Closes every descriptor from `first` on.
+fn close_from(first: i32) {
+    if sys::close_range(first as u32, false).is_err() {
+        let _ = each_descriptor(first, sys::close);
+    }
+}
+
+/// Calls `act` for every open descriptor from `first` on, as /proc/self/fd lists them (kernels before 5.9).
+fn each_descriptor(first: i32, act: impl Fn(i32)) -> rustix::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(rustix::fs::CWD, c"/proc/self/fd", flags, Mode::empty())?;
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(&directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let number = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok());
+        match number {
+            Some(number) if number >= first && number != directory.as_raw_fd() => act(number),
+            _ => {}
+        }
+    }
+    Ok(())
+}

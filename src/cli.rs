@@ -1,0 +1,358 @@
+//! The command line. The doc comments of the structures are the text that `--help` prints.
+//!
+//! argh keeps the binary small but takes UTF-8 only, refuses `-` as a positional argument, and knows neither
+//! `--option=value` nor `-it`. So the arguments are brought into its form first ([`normalise`]): options up to
+//! ROOTFS go to argh, ROOTFS and the command stay bytes.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use argh::FromArgs;
+use linux_raw_sys::general as raw;
+
+use crate::error::{Error, Result};
+use crate::spec::{self, Spec};
+
+/// What to do, with everything in it validated.
+pub enum Action {
+    Run { spec: Box<Spec>, mode: Mode },
+    /// The reaper on its own, for this command.
+    Init(Vec<Vec<u8>>),
+    /// Text for standard output: help or version.
+    Print(String),
+}
+
+/// How to carry out a `run`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Normal,
+    /// Prints the plan and changes nothing.
+    DryRun,
+    /// Prints each step to standard error as it is executed.
+    Trace,
+}
+
+/// Runs containers on any Linux, from one small static file.
+#[derive(FromArgs)]
+#[argh(help_triggers("-h", "--help"))]
+struct Mini {
+    #[argh(subcommand)]
+    command: Command,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    Run(Run),
+    Init(Init),
+}
+
+/// Runs a command in a new container. ROOTFS is a directory, a tar archive (plain or gzip; - for standard input).
+/// The image is never changed: what the container writes goes to a layer of its own, which is gone afterwards.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "run",
+    help_triggers("-h", "--help"),
+    note = "Options come before ROOTFS. Without a command, /bin/sh is run.",
+    example = "mini run rootfs.tar -- /bin/sh\n  mini run -v /srv:/data:ro -u nobody rootfs.tar -- ls -l /data\n  docker export web | mini run - -- /bin/sh -c 'cat /etc/os-release'",
+    error_code(125, "mini failed, or was used wrongly; nothing was run"),
+    error_code(126, "the command was found but cannot be run"),
+    error_code(127, "the command was not found"),
+    error_code(137, "(128 + n) signal n killed the command")
+)]
+struct Run {
+    /// name of the container
+    #[argh(option)]
+    name: Option<String>,
+    /// host name inside (default: the name, else the id)
+    #[argh(option)]
+    hostname: Option<String>,
+    /// environment variable KEY=VALUE, or KEY to pass on the caller's; repeatable
+    #[argh(option, short = 'e')]
+    env: Vec<String>,
+    /// file of environment variables, one a line; repeatable
+    #[argh(option)]
+    env_file: Vec<String>,
+    /// directory the command starts in, made if missing (default: /)
+    #[argh(option, short = 'w')]
+    workdir: Option<String>,
+    /// user the command runs as, USER[:GROUP], names or numbers of the container (default: root)
+    #[argh(option, short = 'u')]
+    user: Option<String>,
+    /// pass standard input on even if it is a terminal and the output is not
+    #[argh(switch, short = 'i')]
+    interactive: bool,
+    /// give the command a terminal of its own (default if input and output are terminals)
+    #[argh(switch, short = 't')]
+    tty: bool,
+    /// mount a file or directory of the host, SRC:DST[:ro]; repeatable
+    #[argh(option, short = 'v')]
+    volume: Vec<String>,
+    /// mount an empty file system in memory, DST[:size=N,mode=N,exec,...]; repeatable
+    #[argh(option)]
+    tmpfs: Vec<String>,
+    /// make the root file system read-only
+    #[argh(switch)]
+    read_only: bool,
+    /// size of /dev/shm (default: 64m)
+    #[argh(option)]
+    shm_size: Option<String>,
+    /// resource limit NAME=SOFT[:HARD], as in nofile=1024:2048; repeatable
+    #[argh(option)]
+    ulimit: Vec<String>,
+    /// how readily the kernel kills it when memory is short, -1000 to 1000
+    #[argh(option)]
+    oom_score_adj: Option<String>,
+    /// signal the command gets when mini gets SIGTERM (default: TERM)
+    #[argh(option)]
+    stop_signal: Option<String>,
+    /// run mini's init as PID 1, which reaps and forwards signals (default)
+    #[argh(switch)]
+    init: bool,
+    /// run the command itself as PID 1
+    #[argh(switch)]
+    no_init: bool,
+    /// network: none (own namespace with loopback, default) or host
+    #[argh(option)]
+    net: Option<String>,
+    /// pid namespace: host shares the host's
+    #[argh(option)]
+    pid: Option<String>,
+    /// ipc namespace: host shares the host's, with its /dev/shm and /dev/mqueue
+    #[argh(option)]
+    ipc: Option<String>,
+    /// uts namespace (host name): host shares the host's
+    #[argh(option)]
+    uts: Option<String>,
+    /// cgroup namespace: host shares the host's
+    #[argh(option)]
+    cgroupns: Option<String>,
+    /// own time namespace: uptime and the monotonic clock start at zero
+    #[argh(switch)]
+    time: bool,
+    /// remove the container's changes afterwards (default)
+    #[argh(switch)]
+    rm: bool,
+    /// keep the container's changes on disk
+    #[argh(switch)]
+    keep: bool,
+    /// where the container's changes go: tmpfs[:SIZE] or disk (default: tmpfs, with --keep disk)
+    #[argh(option)]
+    upper: Option<String>,
+    /// print every step as a system call and do nothing
+    #[argh(switch)]
+    dry_run: bool,
+    /// print every step to standard error as it is done, with the time it took
+    #[argh(switch)]
+    trace: bool,
+    // What stands here is in `Normalised::rest`; these two give argh its help text and its message.
+    #[allow(dead_code)]
+    #[argh(positional)]
+    rootfs: String,
+    #[allow(dead_code)]
+    #[argh(positional)]
+    command: Vec<String>,
+}
+
+/// Runs a command below the PID 1 that containers get: it reaps orphans, forwards signals and exits with the
+/// command's status. As PID 1 of another container, or anywhere else as a child subreaper.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "init",
+    help_triggers("-h", "--help"),
+    example = "mini init -- /usr/sbin/httpd -f"
+)]
+struct Init {
+    #[argh(positional)]
+    command: Vec<String>,
+}
+
+/// The options that take no value, by long name and letter. A test compares it with the structures above.
+const SWITCHES: [&str; 13] = [
+    "--interactive", "-i", "--tty", "-t", "--read-only", "--init", "--no-init", "--time", "--rm", "--keep",
+    "--dry-run", "--trace", "--help",
+];
+
+/// What argh has no word for.
+struct Normalised {
+    options: Vec<String>,
+    /// ROOTFS and the command.
+    rest: Vec<OsString>,
+}
+
+/// Splits at the first positional argument or `--`, `--option=value` in two, `-it` and `-eKEY` likewise.
+fn normalise(arguments: Vec<OsString>) -> Result<Normalised> {
+    let mut options = Vec::new();
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let bytes = argument.as_bytes();
+        if bytes == b"-" || !bytes.starts_with(b"-") || bytes == b"--" {
+            let first = Some(argument).filter(|argument| argument != "--");
+            return Ok(Normalised { options, rest: first.into_iter().chain(arguments).collect() });
+        }
+        let text = utf8(argument)?;
+        let mut value = None;
+        if let Some((name, given)) = text.split_once('=').filter(|_| text.starts_with("--")) {
+            if SWITCHES.contains(&name) {
+                match given {
+                    "true" => options.push(name.to_owned()),
+                    "false" => {}
+                    _ => return Err(Error::new(format!("{name}: {given:?} is neither true nor false"))),
+                }
+                continue;
+            }
+            options.push(name.to_owned());
+            value = Some(given.to_owned());
+        } else if text.starts_with("--") || text == "-h" {
+            options.push(text.clone());
+            if SWITCHES.contains(&text.as_str()) || text == "-h" {
+                continue;
+            }
+        } else if let Some(given) = letters(&text, &mut options) {
+            value = given;
+        } else {
+            continue;
+        }
+        match value.map(Ok).or_else(|| arguments.next().map(utf8)) {
+            Some(value) => options.push(value?),
+            None => break,
+        }
+    }
+    Ok(Normalised { options, rest: Vec::new() })
+}
+
+/// Splits a cluster of letters such as `-it` or `-eKEY=VALUE`. `None` if the last letter takes no value; else the
+/// value behind it, if it is in the same argument.
+fn letters(text: &str, options: &mut Vec<String>) -> Option<Option<String>> {
+    for (at, letter) in text.char_indices().skip(1) {
+        let option = format!("-{letter}");
+        let switch = SWITCHES.contains(&option.as_str());
+        options.push(option);
+        if !switch {
+            let rest = &text[at + letter.len_utf8()..];
+            return Some((!rest.is_empty()).then(|| rest.strip_prefix('=').unwrap_or(rest).to_owned()));
+        }
+    }
+    None
+}
+
+fn utf8(argument: OsString) -> Result<String> {
+    (argument.into_string())
+        .map_err(|argument| Error::new(format!("{}: not valid UTF-8", crate::error::quote(argument.as_bytes()))))
+}
+
+/// Parses the arguments behind `argv[0]`.
+pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
+    let mut arguments = arguments.into_iter();
+    let command = utf8(arguments.next().unwrap_or_else(|| "--help".into()))?;
+    if command == "--version" || command == "-V" {
+        return Ok(Action::Print(format!("mini {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    let Normalised { options, mut rest } = normalise(arguments.collect())?;
+    let mut words: Vec<&str> = vec![&command];
+    words.extend(options.iter().map(String::as_str));
+    if !rest.is_empty() {
+        words.push("ROOTFS");
+    }
+    let mini = match Mini::from_args(&["mini"], &words) {
+        Ok(mini) => mini,
+        Err(exit) if exit.status.is_ok() => return Ok(Action::Print(exit.output)),
+        Err(exit) => return Err(usage(&command, &exit.output)),
+    };
+    match mini.command {
+        Command::Run(run) => {
+            let rootfs = rest.remove(0);
+            if rest.first().is_some_and(|word| word == "--") {
+                rest.remove(0);
+            }
+            run.into_spec(rootfs, rest)
+        }
+        Command::Init(init) if init.command.is_empty() => Err(Error::new("init: no command given")),
+        Command::Init(_) => Ok(Action::Init(rest.into_iter().map(OsStringExt::into_vec).collect())),
+    }
+}
+
+/// argh's message of several lines as one.
+fn usage(command: &str, output: &str) -> Error {
+    let text = output.split("\n\n").next().unwrap_or(output).split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = text.split(" Run mini").next().unwrap_or_default().replace("rootfs", "ROOTFS");
+    let help = if ["run", "init"].contains(&command) { format!("mini {command} --help") } else { "mini --help".into() };
+    Error::new(text).hint(format!("see {help}"))
+}
+
+impl Run {
+    fn into_spec(self, rootfs: OsString, command: Vec<OsString>) -> Result<Action> {
+        if self.init && self.no_init {
+            return Err(Error::new("--init and --no-init exclude each other"));
+        }
+        if self.rm && self.keep {
+            return Err(Error::new("--rm and --keep exclude each other"));
+        }
+        let mut environment = Vec::new();
+        for file in &self.env_file {
+            environment.extend(spec::environment_file(file)?);
+        }
+        for variable in &self.env {
+            environment.extend(spec::variable("--env", variable.as_bytes())?);
+        }
+        let mut shared = 0;
+        for (option, value, flag, other) in [
+            ("--net", &self.net, raw::CLONE_NEWNET, "none"),
+            ("--pid", &self.pid, raw::CLONE_NEWPID, "private"),
+            ("--ipc", &self.ipc, raw::CLONE_NEWIPC, "private"),
+            ("--uts", &self.uts, raw::CLONE_NEWUTS, "private"),
+            ("--cgroupns", &self.cgroupns, raw::CLONE_NEWCGROUP, "private"),
+        ] {
+            match value.as_deref() {
+                None => {}
+                Some("host") => shared |= flag,
+                Some(value) if value == other => {}
+                Some(value) => return Err(spec::invalid(option, value, &format!("not host or {other}"))),
+            }
+        }
+        if shared & raw::CLONE_NEWUTS != 0 && self.hostname.is_some() {
+            return Err(Error::new("--hostname would rename the host under --uts host"));
+        }
+        let cwd = std::env::current_dir().map_err(|error| Error::io("getcwd", "", &error))?;
+        let (user, group) = spec::user(self.user.as_deref().unwrap_or("0"))?;
+        let command: Vec<Vec<u8>> = command.into_iter().map(OsStringExt::into_vec).collect();
+        let spec = Spec {
+            rootfs: spec::rootfs(rootfs)?,
+            name: self.name.map(|name| spec::name("--name", name)).transpose()?,
+            hostname: self.hostname.map(|name| spec::name("--hostname", name)).transpose()?,
+            command: if command.is_empty() { vec![b"/bin/sh".to_vec()] } else { command },
+            environment,
+            workdir: spec::workdir(self.workdir.as_deref().unwrap_or("/"))?,
+            user,
+            group,
+            interactive: self.interactive,
+            tty: self.tty,
+            volumes: (self.volume.iter()).map(|text| spec::volume(text, &cwd)).collect::<Result<_>>()?,
+            tmpfs: self.tmpfs.iter().map(|text| spec::tmpfs(text)).collect::<Result<_>>()?,
+            read_only: self.read_only,
+            shm_size: spec::size("--shm-size", self.shm_size.as_deref().unwrap_or("64m"))?,
+            limits: self.ulimit.iter().map(|text| spec::limit(text)).collect::<Result<_>>()?,
+            oom_score_adj: self.oom_score_adj.as_deref().map(oom_score_adj).transpose()?,
+            stop_signal: spec::signal("--stop-signal", self.stop_signal.as_deref().unwrap_or("TERM"))?,
+            init: !self.no_init,
+            shared,
+            time: self.time,
+            keep: self.keep,
+            upper: self.upper.as_deref().map_or(Ok(spec::Upper::Default), spec::upper)?,
+        };
+        let mode = match (self.dry_run, self.trace) {
+            (true, _) => Mode::DryRun,
+            (_, true) => Mode::Trace,
+            _ => Mode::Normal,
+        };
+        Ok(Action::Run { spec: Box::new(spec), mode })
+    }
+}
+
+fn oom_score_adj(text: &str) -> Result<i32> {
+    (text.parse().ok())
+        .filter(|value| (-1000..=1000).contains(value))
+        .ok_or_else(|| spec::invalid("--oom-score-adj", text, "not a number from -1000 to 1000"))
+}

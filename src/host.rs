@@ -1,0 +1,284 @@
+//! What this kernel and machine offer, probed once into a [`Host`]: plain data, so that planning is pure and the
+//! tests can invent machines. Entry: [`probe`]. Nothing here changes anything, and nothing needs a privilege.
+//!
+//! namespaces(7), user_namespaces(7), capabilities(7), proc(5). Probes are kept to what a plan depends on: each
+//! costs microseconds on the way to the command. Where /proc does not tell, the feature is assumed to be there,
+//! and the step that needs it fails with its own reason.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use linux_raw_sys::general as raw;
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
+use rustix::termios::{isatty, tcgetwinsize};
+use rustix::thread::{CapabilitySet, capabilities};
+use rustix::time::{ClockId, clock_gettime};
+
+use container::sys;
+
+use crate::error::{Error, Result};
+use crate::spec::{Rootfs, Spec};
+
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Of the container to be: 12 hexadecimal digits.
+    pub id: String,
+    /// Whether mini may mount and make namespaces as it is (CAP_SYS_ADMIN); else it needs a user namespace.
+    pub privileged: bool,
+    pub uid: u32,
+    pub gid: u32,
+    /// The first and the number of ids that /etc/subuid and /etc/subgid give this user, and that newuidmap and
+    /// newgidmap, both found, can map.
+    pub subordinate: Option<Subordinate>,
+    /// The namespaces (`CLONE_NEW*`) this kernel has.
+    pub namespaces: u32,
+    pub overlay: bool,
+    /// POSIX message queues (CONFIG_POSIX_MQUEUE).
+    pub mqueue: bool,
+    /// `mount_setattr(2)`, Linux 5.12.
+    pub mount_setattr: bool,
+    /// Major and minor version of the kernel.
+    pub version: (u32, u32),
+    /// Below which the directories of running containers are.
+    pub run: PathBuf,
+    /// Below which the disk directories of containers are.
+    pub store: PathBuf,
+    /// An existing directory over which a tmpfs is mounted, out of the host's sight, because `run` cannot be made.
+    pub cover: Option<PathBuf>,
+    /// Whether ROOTFS is a directory.
+    pub directory: bool,
+    /// Which of standard input, output and error are terminals.
+    pub terminals: [bool; 3],
+    /// Rows and columns of the caller's terminal.
+    pub window: (u16, u16),
+    /// The caller's TERM.
+    pub term: Option<Vec<u8>>,
+    /// The host's name, /etc/hosts and /etc/resolv.conf, for a container that shares its namespaces.
+    pub hostname: String,
+    pub hosts: Vec<u8>,
+    pub resolv_conf: Vec<u8>,
+    /// Which of the host's /dev/shm and /dev/mqueue are there to be shared.
+    pub ipc_mounts: Vec<&'static str>,
+    /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME show, in whole seconds.
+    pub clocks: (i64, i64),
+}
+
+#[derive(Debug, Clone)]
+pub struct Subordinate {
+    pub uids: (u32, u32),
+    pub gids: (u32, u32),
+    pub newuidmap: PathBuf,
+    pub newgidmap: PathBuf,
+}
+
+/// Probes what a plan for `spec` depends on. Fails on what the user named and is not there, before anything is made.
+pub fn probe(spec: &Spec) -> Result<Host> {
+    let privileged = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let version = kernel_version();
+    let filesystems = fs::read_to_string("/proc/filesystems").ok();
+    let has = |name: &str| {
+        filesystems.as_ref().is_none_or(|text| text.lines().any(|line| line.split('\t').nth(1) == Some(name)))
+    };
+    for volume in &spec.volumes {
+        exists("--volume", &volume.source)?;
+    }
+    let directory = match &spec.rootfs {
+        Rootfs::Stdin => false,
+        Rootfs::Path(path) => exists("ROOTFS", path)?,
+    };
+    let (run, cover) = run_directory(privileged, uid)?;
+    let store = store_directory(privileged, &run)?;
+    let terminals = [0, 1, 2].map(|number| isatty(sys::borrow(number)));
+    Ok(Host {
+        id: new_id(),
+        privileged,
+        uid,
+        gid,
+        subordinate: if privileged { None } else { subordinate(uid) },
+        namespaces: namespaces(),
+        // An unprivileged overlay needs Linux 5.11; a module is loaded by mounting.
+        overlay: (has("overlay") || module("overlay")) && (privileged || version >= (5, 11)),
+        mqueue: has("mqueue"),
+        // A null target gives EFAULT or EINVAL where the call exists.
+        mount_setattr: sys::mount_setattr(c"", 0, false) != Err(Errno::NOSYS),
+        version,
+        run,
+        store,
+        cover,
+        directory,
+        terminals,
+        window: window(terminals),
+        term: std::env::var_os("TERM").map(|term| term.as_bytes().to_vec()),
+        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        hosts: shared_file(spec, "/etc/hosts"),
+        resolv_conf: shared_file(spec, "/etc/resolv.conf"),
+        ipc_mounts: ["shm", "mqueue"].into_iter().filter(|name| Path::new("/dev").join(name).is_dir()).collect(),
+        clocks: (seconds(ClockId::Monotonic), seconds(ClockId::Boottime)),
+    })
+}
+
+/// A file of the host's that only a container on its network gets to see.
+fn shared_file(spec: &Spec, path: &str) -> Vec<u8> {
+    if spec.shared & raw::CLONE_NEWNET == 0 {
+        return Vec::new();
+    }
+    fs::read(path).unwrap_or_default()
+}
+
+fn seconds(clock: ClockId) -> i64 {
+    clock_gettime(clock).tv_sec
+}
+
+/// Whether `path` is a directory; an error if it is not there.
+fn exists(what: &str, path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(error) => Err(Error::io(&format!("{what} stat"), path.as_os_str().as_bytes(), &error)),
+    }
+}
+
+/// 48 bits that differ between containers: the time in nanoseconds and the pid, mixed (splitmix64). Not secret,
+/// and not from getrandom(2), which may wait for entropy in an initramfs; making the directory settles a tie.
+fn new_id() -> String {
+    let now = clock_gettime(ClockId::Realtime);
+    let mut x = (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64);
+    x ^= u64::from(std::process::id()) << 40;
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    format!("{:012x}", (x ^ (x >> 31)) >> 16)
+}
+
+fn kernel_version() -> (u32, u32) {
+    let release = rustix::system::uname();
+    let mut numbers = (release.release().to_str().unwrap_or_default())
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn namespaces() -> u32 {
+    let known = [
+        ("user", raw::CLONE_NEWUSER),
+        ("mnt", raw::CLONE_NEWNS),
+        ("pid", raw::CLONE_NEWPID),
+        ("net", raw::CLONE_NEWNET),
+        ("ipc", raw::CLONE_NEWIPC),
+        ("uts", raw::CLONE_NEWUTS),
+        ("cgroup", raw::CLONE_NEWCGROUP),
+        ("time", raw::CLONE_NEWTIME),
+    ];
+    if rustix::fs::access("/proc/self/ns", rustix::fs::Access::EXISTS).is_err() {
+        return known.iter().fold(0, |set, (_, flag)| set | flag);
+    }
+    let there = |name: &str| fs::symlink_metadata(format!("/proc/self/ns/{name}")).is_ok();
+    known.iter().filter(|(name, _)| there(name)).fold(0, |set, (_, flag)| set | flag)
+}
+
+/// Whether the running kernel has a file system as a module that mounting would load.
+fn module(name: &str) -> bool {
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    Path::new(&format!("/lib/modules/{release}/kernel/fs/{name}fs")).is_dir()
+}
+
+fn window(terminals: [bool; 3]) -> (u16, u16) {
+    [1, 0, 2]
+        .into_iter()
+        .filter(|number| terminals[*number as usize])
+        .find_map(|number| tcgetwinsize(sys::borrow(number)).ok())
+        .map_or((24, 80), |size| (size.ws_row, size.ws_col))
+}
+
+/// A directory named by the environment: absolute, and without the characters that overlay's options give a
+/// meaning to.
+fn named(variable: &str) -> Result<Option<PathBuf>> {
+    let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    let bytes = path.as_os_str().as_bytes();
+    if !path.is_absolute() || bytes.iter().any(|byte| b",:\\\n".contains(byte)) {
+        let error = Error::new(format!("{variable}={}: not usable", crate::error::quote(bytes)));
+        return Err(error.hint("an absolute path without , : \\ is needed"));
+    }
+    Ok(Some(path))
+}
+
+/// Where the directories of running containers go, and what has to be covered by a tmpfs to have them at all.
+fn run_directory(privileged: bool, uid: u32) -> Result<(PathBuf, Option<PathBuf>)> {
+    if let Some(path) = named("MINI_RUN")? {
+        return Ok((path, None));
+    }
+    let temporary = PathBuf::from(format!("/tmp/mini-{uid}"));
+    let preferred = match named("XDG_RUNTIME_DIR")? {
+        _ if privileged => PathBuf::from("/run/mini"),
+        Some(path) => path.join("mini"),
+        None => temporary.clone(),
+    };
+    for path in [preferred, temporary] {
+        if creatable(&path) {
+            return Ok((path, None));
+        }
+    }
+    // A read-only machine: nobody else sees what is mounted in mini's own mount namespace.
+    let cover = ["/run", "/tmp", "/mnt", "/dev"].into_iter().find(|path| Path::new(path).is_dir());
+    let cover = PathBuf::from(cover.ok_or_else(|| Error::new("no directory for running containers: set MINI_RUN"))?);
+    Ok((cover.join("mini"), Some(cover)))
+}
+
+/// Where images are unpacked and kept changes go; the run directory's tmpfs when nothing is writable.
+fn store_directory(privileged: bool, run: &Path) -> Result<PathBuf> {
+    if let Some(path) = named("MINI_ROOT")? {
+        return Ok(path);
+    }
+    let data = match (privileged, named("XDG_DATA_HOME")?, named("HOME")?) {
+        (true, ..) => Some(PathBuf::from("/var/lib/mini")),
+        (false, Some(data), _) => Some(data.join("mini")),
+        (false, None, Some(home)) => Some(home.join(".local/share/mini")),
+        (false, None, None) => None,
+    };
+    Ok(data.filter(|path| creatable(path)).unwrap_or_else(|| run.to_owned()))
+}
+
+/// Whether the nearest directory above `path` that exists can be written to.
+fn creatable(path: &Path) -> bool {
+    let nearest = path.ancestors().find(|path| path.is_dir());
+    nearest.is_some_and(|path| {
+        use rustix::fs::{Access, AtFlags, accessat};
+        accessat(CWD, path.as_os_str().as_bytes(), Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+    })
+}
+
+/// This user's subordinate ids, if both kinds are there and the two programs that map them as well.
+fn subordinate(uid: u32) -> Option<Subordinate> {
+    let path = std::env::var_os("PATH")?;
+    let find = |name: &str| std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    let user = user_name(uid).unwrap_or_default();
+    let ids = |file: &str| -> Option<(u32, u32)> {
+        let text = fs::read_to_string(file).ok()?;
+        text.lines().find_map(|line| {
+            let (owner, range) = line.split_once(':')?;
+            let (first, count) = range.split_once(':')?;
+            let mine = (!user.is_empty() && owner == user) || owner.parse() == Ok(uid);
+            mine.then_some((first.parse().ok()?, count.parse().ok()?))
+        })
+    };
+    Some(Subordinate {
+        uids: ids("/etc/subuid")?,
+        gids: ids("/etc/subgid")?,
+        newuidmap: find("newuidmap")?,
+        newgidmap: find("newgidmap")?,
+    })
+}
+
+fn user_name(uid: u32) -> Option<String> {
+    let text = fs::read_to_string("/etc/passwd").ok()?;
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}

@@ -1,0 +1,138 @@
+//! POSIX access control lists: the text a tar holds, and the extended attribute the kernel wants.
+//!
+//! Format: acl(5), "long text form" and "short text form", one entry a line or separated by commas, as GNU tar
+//! (`SCHILY.acl.access`), star and bsdtar write it; and the value of `system.posix_acl_access` and
+//! `system.posix_acl_default`, linux/posix_acl_xattr.h: a little-endian version, then {tag, permissions, id} entries
+//! in the order of their tags.
+//!
+//! Left out: looking up names. The ids belong to the image and this machine's passwd does not know them, so an entry
+//! that has only a name is an error. (star and bsdtar add the id as a fourth field; GNU tar writes the binary form
+//! beside the text if asked with `--xattrs --xattrs-include='*'`.)
+
+const VERSION: u32 = 2;
+const NO_ID: u32 = u32::MAX;
+
+// linux/posix_acl.h
+const USER_OBJ: u16 = 0x01;
+const USER: u16 = 0x02;
+const GROUP_OBJ: u16 = 0x04;
+const GROUP: u16 = 0x08;
+const MASK: u16 = 0x10;
+const OTHER: u16 = 0x20;
+
+/// The length of a list with only owner, group and others. As an access list it says no more than the mode does; GNU
+/// tar writes one for every member.
+pub const MINIMAL: usize = 4 + 3 * 8;
+
+/// The kernel's form of the list `text`.
+pub fn from_text(text: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let mut entries = Vec::new();
+    for line in text.split(|byte| matches!(byte, b',' | b'\n')) {
+        // getfacl(1) appends "#effective:r--".
+        let line = line.split(|&byte| byte == b'#').next().unwrap_or(line);
+        if !line.trim_ascii().is_empty() {
+            entries.push(entry(line)?);
+        }
+    }
+    // posix_acl_valid() of the kernel wants them in this order; GNU tar writes them so, bsdtar does not.
+    entries.sort_unstable();
+    let mut value = VERSION.to_le_bytes().to_vec();
+    for (tag, id, permissions) in entries {
+        value.extend(tag.to_le_bytes());
+        value.extend(permissions.to_le_bytes());
+        value.extend(id.to_le_bytes());
+    }
+    Ok(value)
+}
+
+/// `TAG:QUALIFIER:PERMISSIONS[:ID]` as (tag, id, permissions).
+fn entry(line: &[u8]) -> Result<(u16, u32, u16), &'static str> {
+    const MALFORMED: &str = "its access control list is malformed";
+    let mut fields = line.split(|&byte| byte == b':').map(<[u8]>::trim_ascii);
+    let mut field = || fields.next().unwrap_or(b"");
+    let (mut tag, mut qualifier) = (field(), field());
+    if matches!(tag, b"default" | b"d") {
+        (tag, qualifier) = (qualifier, field());
+    }
+    // "mask::rwx", but acl(5) also allows "mask:rwx".
+    let mut permissions = field();
+    if permissions.is_empty() && matches!(tag, b"mask" | b"m" | b"other" | b"o") {
+        (permissions, qualifier) = (qualifier, b"");
+    }
+    let id = field();
+    let mut bits = 0;
+    for byte in permissions {
+        bits |= match byte {
+            b'r' => 4,
+            b'w' => 2,
+            b'x' => 1,
+            b'-' => 0,
+            _ => return Err(MALFORMED),
+        };
+    }
+    let named = !qualifier.is_empty();
+    let tag = match tag {
+        b"user" | b"u" if named => USER,
+        b"user" | b"u" => USER_OBJ,
+        b"group" | b"g" if named => GROUP,
+        b"group" | b"g" => GROUP_OBJ,
+        b"mask" | b"m" if !named => MASK,
+        b"other" | b"o" if !named => OTHER,
+        _ => return Err(MALFORMED),
+    };
+    if !named {
+        return Ok((tag, NO_ID, bits));
+    }
+    let digits = if id.is_empty() { qualifier } else { id };
+    let id = std::str::from_utf8(digits)
+        .ok()
+        .and_then(|id| id.parse().ok());
+    let id = id.filter(|&id| id != NO_ID);
+    id.map(|id| (tag, id, bits))
+        .ok_or("its access control list has a name without the numeric id")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMED: &[u8] = b"\x02\0\0\0\
+        \x01\0\x06\0\xff\xff\xff\xff\
+        \x02\0\x04\0\x39\x30\0\0\
+        \x04\0\x04\0\xff\xff\xff\xff\
+        \x10\0\x06\0\xff\xff\xff\xff\
+        \x20\0\0\0\xff\xff\xff\xff";
+
+    #[test]
+    fn gnu_star_and_short_forms_are_one_list() {
+        for text in [
+            "user::rw-\nuser:12345:r--\ngroup::r--\nmask::rw-\nother::---\n",
+            "user::rw-,group::r--,other::---,user:lisa:r--:12345,mask::rw-",
+            "u::rw,u:12345:r,g::r,m:rw,o:-",
+            "default:user::rw- #effective:r--\ndefault:user:12345:r--\ndefault:group::r--\ndefault:mask::rw-\ndefault:other::---",
+        ] {
+            assert_eq!(from_text(text.as_bytes()).unwrap(), NAMED, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_minimal_list_is_told_by_its_length() {
+        let list = from_text(b"user::rw-\ngroup::r--\nother::r--\n").unwrap();
+        assert_eq!(list.len(), MINIMAL);
+        assert_eq!(from_text(b"").unwrap(), VERSION.to_le_bytes());
+    }
+
+    #[test]
+    fn names_and_nonsense_are_errors() {
+        for text in [
+            "user:daemon:r--",
+            "user:4294967295:r--",
+            "user::rwz",
+            "what::r--",
+            "::",
+            "mask:5:r--",
+        ] {
+            assert!(from_text(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

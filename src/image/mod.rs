@@ -1,0 +1,10 @@
+//! Images: from an archive to a directory tree.
+//!
+//! `tar` reads the format without doing any input or output, `acl` translates one attribute of it, `decompress`
+//! tells compressed archives by their first bytes, `unpack` writes the tree, `remove` takes one away again.
+
+pub mod acl;
+pub mod decompress;
+pub mod remove;
+pub mod tar;
+pub mod unpack;

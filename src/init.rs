@@ -1,0 +1,113 @@
+//! PID 1: the reaper. Entry: [`reap`].
+//!
+//! It waits for signals with all of them blocked (`rt_sigtimedwait`), so there are no handlers and no races:
+//! a blocked signal is queued even for a pid namespace's init, whose unblocked default-action signals the kernel
+//! drops (pid_namespaces(7)). SIGCHLD reaps everything that has ended; any other signal is passed on to the
+//! command. It ends with the command, and the kernel then kills what is left in the pid namespace.
+//!
+//! Where a terminal would signal a whole process group (Ctrl-C, Ctrl-\, Ctrl-Z, hang-up, resizing), the command's
+//! group gets the signal, otherwise the command alone. The command leads a session of its own, so its group
+//! is orphaned and the kernel would discard a stop signal that has the default action (setpgid(2) on orphaned
+//! groups): SIGTSTP, SIGTTIN and SIGTTOU are passed on as SIGSTOP.
+//!
+//! It allocates nothing and keeps no descriptors: with them closed, the reader of a pipe that the command
+//! closed sees end of file.
+
+use linux_raw_sys::general as raw;
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, getpid, wait};
+use rustix::termios::{tcgetpgrp, tcsetpgrp};
+
+use crate::sys::{self, SignalSet};
+
+const fn bit(signal: u32) -> SignalSet {
+    1 << (signal - 1)
+}
+
+/// Every signal that can be passed on, and SIGCHLD. Not in it: SIGKILL and SIGSTOP, which nobody can block, and
+/// those that a fault or a closed pipe of mini's own would raise.
+pub const FORWARDED: SignalSet = !(bit(raw::SIGKILL)
+    | bit(raw::SIGSTOP)
+    | bit(raw::SIGSEGV)
+    | bit(raw::SIGBUS)
+    | bit(raw::SIGFPE)
+    | bit(raw::SIGILL)
+    | bit(raw::SIGTRAP)
+    | bit(raw::SIGPIPE)
+    | bit(raw::SIGSYS));
+
+/// Reaps until `command` has ended, and returns the status to exit with: its own, or 128 + the signal that
+/// killed it. With `foreground` the command leads a process group in mini's own session (see
+/// [`take_foreground`]) instead of a session.
+pub fn reap(command: Pid, foreground: bool) -> i32 {
+    // A machine's or container's PID 1 cannot stop, and has nobody who would continue it.
+    let stoppable = getpid() != Pid::INIT;
+    loop {
+        // EINTR (after SIGSTOP and SIGCONT): wait again. Nothing else can fail here.
+        let Ok(signal) = sys::wait_signal(FORWARDED) else {
+            continue;
+        };
+        match signal as u32 {
+            raw::SIGCHLD => {
+                if let Some(status) = collect(command, foreground && stoppable) {
+                    return status;
+                }
+            }
+            raw::SIGTSTP | raw::SIGTTIN | raw::SIGTTOU => {
+                signal_group(command, raw::SIGSTOP as i32);
+                if stoppable {
+                    stop_and_resume(command, foreground);
+                }
+            }
+            raw::SIGINT | raw::SIGQUIT | raw::SIGHUP | raw::SIGWINCH | raw::SIGCONT => signal_group(command, signal),
+            _ => drop(sys::kill(command.as_raw_pid(), signal)),
+        }
+    }
+}
+
+/// Sends `signal` to the command's process group. Between fork and setsid that group does not exist yet: then to
+/// the command.
+fn signal_group(command: Pid, signal: i32) {
+    let pid = command.as_raw_pid();
+    if sys::kill(-pid, signal) == Err(Errno::SRCH) {
+        let _ = sys::kill(pid, signal);
+    }
+}
+
+/// Reaps every child that has ended; the status to exit with, once the command is among them.
+fn collect(command: Pid, stoppable: bool) -> Option<i32> {
+    let options = if stoppable { WaitOptions::NOHANG | WaitOptions::UNTRACED } else { WaitOptions::NOHANG };
+    let mut result = None;
+    // Ends at None (nobody has ended) or ECHILD (nobody is left).
+    while let Ok(Some((pid, status))) = wait(options) {
+        if pid != command {
+            continue;
+        }
+        if status.stopped() {
+            // Ctrl-Z in the command's own process group: mini stops too, so that the shell which waits for mini
+            // gets its prompt back.
+            stop_and_resume(command, true);
+            continue;
+        }
+        result = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
+    }
+    result
+}
+
+/// Stops this process; continued, it gives the command the terminal again and continues it.
+fn stop_and_resume(command: Pid, foreground: bool) {
+    let _ = sys::kill(getpid().as_raw_pid(), raw::SIGSTOP as i32);
+    if foreground {
+        take_foreground(command);
+    }
+    signal_group(command, raw::SIGCONT as i32);
+}
+
+/// Makes the process group of `leader` the foreground group of the terminal on standard input, if there is one.
+/// SIGTTOU is blocked in mini, so that a background process may do this (tcsetpgrp(3)).
+pub fn take_foreground(leader: Pid) {
+    let terminal = sys::borrow(0);
+    if tcgetpgrp(terminal).is_ok() {
+        let _ = tcsetpgrp(terminal, leader);
+    }
+}

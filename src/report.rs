@@ -1,0 +1,175 @@
+//! The control socket between the supervisor and the container: a `SOCK_SEQPACKET` socket pair.
+//!
+//! Towards the container goes one packet, "go". Towards the supervisor go fixed-size [`Report`]s, one of them
+//! with the pty's master attached (`SCM_RIGHTS`, unix(7)). Packets keep their boundaries, so a report is whole or
+//! absent; end of file means that the command was executed, or that the other side is gone.
+
+use core::mem::MaybeUninit;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::{Errno, IoSlice, IoSliceMut, Result};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+
+/// Bytes of explanation a report can carry: enough for most paths; longer ones are cut.
+pub const DETAIL: usize = 240;
+const SIZE: usize = 16 + DETAIL;
+
+/// What became of one step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Done (sent only under `--trace`).
+    Done,
+    /// Failed with this errno; nothing after it was done.
+    Failed(Errno),
+}
+
+/// One record about the step with this index in the container's part of the plan.
+#[derive(Clone, Copy)]
+pub struct Report {
+    pub step: u16,
+    pub outcome: Outcome,
+    /// How long the step took, in nanoseconds.
+    pub nanoseconds: u64,
+    /// Why in more words than an errno has, from [`crate::exec`] and [`crate::user`].
+    pub detail: Detail,
+}
+
+/// A kind of explanation and the name that belongs to it.
+#[derive(Clone, Copy)]
+pub struct Detail {
+    pub reason: Reason,
+    length: u8,
+    name: [u8; DETAIL],
+}
+
+/// Why a command cannot be executed, or a user not be found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Reason {
+    /// The errno says it all.
+    Errno,
+    /// No file of this name in any directory of PATH.
+    NotFound,
+    /// The interpreter that the script's `#!` line names is missing.
+    Interpreter,
+    /// The dynamic loader that the ELF file names (PT_INTERP) is missing.
+    Loader,
+    /// An ELF file for the machine with this number (`e_machine`, in decimal).
+    Machine,
+    /// No execute permission for this user.
+    Permission,
+    /// A directory.
+    Directory,
+    /// On a mount with the noexec flag.
+    NoExec,
+    /// Neither ELF nor a `#!` script.
+    Format,
+    /// No such user in the container's /etc/passwd.
+    User,
+    /// No such group in the container's /etc/group.
+    Group,
+}
+
+const REASONS: [Reason; 11] = [
+    Reason::Errno,
+    Reason::NotFound,
+    Reason::Interpreter,
+    Reason::Loader,
+    Reason::Machine,
+    Reason::Permission,
+    Reason::Directory,
+    Reason::NoExec,
+    Reason::Format,
+    Reason::User,
+    Reason::Group,
+];
+
+impl Detail {
+    pub const NONE: Detail = Detail { reason: Reason::Errno, length: 0, name: [0; DETAIL] };
+
+    pub fn new(reason: Reason, name: &[u8]) -> Detail {
+        let mut detail = Detail { reason, ..Detail::NONE };
+        for (to, from) in detail.name.iter_mut().zip(name) {
+            *to = *from;
+        }
+        detail.length = name.len().min(DETAIL) as u8;
+        detail
+    }
+
+    pub fn name(&self) -> &[u8] {
+        self.name.get(..usize::from(self.length)).unwrap_or_default()
+    }
+}
+
+impl Report {
+    fn encode(&self) -> [u8; SIZE] {
+        let errno = match self.outcome {
+            Outcome::Done => 0,
+            Outcome::Failed(errno) => errno.raw_os_error(),
+        };
+        let header = (self.step.to_ne_bytes().into_iter())
+            .chain(errno.to_ne_bytes())
+            .chain(self.nanoseconds.to_ne_bytes())
+            .chain([self.detail.reason as u8, self.detail.length]);
+        let mut bytes = [0; SIZE];
+        for (to, from) in bytes.iter_mut().zip(header.chain(self.detail.name)) {
+            *to = from;
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8; SIZE]) -> Option<Report> {
+        let (step, rest) = bytes.split_first_chunk::<2>()?;
+        let (errno, rest) = rest.split_first_chunk::<4>()?;
+        let (nanoseconds, rest) = rest.split_first_chunk::<8>()?;
+        let ([reason, length], name) = rest.split_first_chunk::<2>()?;
+        let detail = Detail {
+            reason: *REASONS.get(usize::from(*reason))?,
+            length: *length,
+            name: *name.first_chunk()?,
+        };
+        Some(Report {
+            step: u16::from_ne_bytes(*step),
+            outcome: match i32::from_ne_bytes(*errno) {
+                0 => Outcome::Done,
+                errno => Outcome::Failed(Errno::from_raw_os_error(errno)),
+            },
+            nanoseconds: u64::from_ne_bytes(*nanoseconds),
+            detail,
+        })
+    }
+
+    /// Sends this report, with a descriptor if there is one to hand over. A supervisor that is gone is no error
+    /// here: the parent-death signal ends the container.
+    pub fn send(&self, socket: BorrowedFd<'_>, descriptor: Option<BorrowedFd<'_>>) -> Result<()> {
+        let bytes = self.encode();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = descriptor.as_slice();
+        if !descriptors.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
+    }
+
+    /// Receives the next report and the descriptor that came with it; `None` at end of file.
+    pub fn receive(socket: impl AsFd) -> Result<Option<(Report, Option<OwnedFd>)>> {
+        let mut bytes = [0; SIZE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received =
+            recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        let descriptor = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        let report = Report::decode(&bytes).ok_or(Errno::PROTO)?;
+        Ok(Some((report, descriptor)))
+    }
+}

@@ -1,0 +1,139 @@
+//! The container's root directory: mounts at paths that an untrusted image has a say in, pivot_root, loopback.
+//!
+//! mount(2), mount_setattr(2), pivot_root(2), path_resolution(7), rtnetlink(7). Every mount below the new root is
+//! made before the old root is given up, from the host's side and by descriptor: the target is resolved inside
+//! the root ([`resolve`]), then addressed as `/proc/self/fd/N`. So one way of naming targets serves all kernels;
+//! `move_mount` (Linux 5.2) would do the same for newer ones only. A path is never resolved twice.
+//!
+//! The old root is pivoted onto the new one (`pivot_root(".", ".")`) and detached from there, which needs no
+//! directory in the image. Left out: `MS_MOVE` and chroot, out of which a process with CAP_SYS_CHROOT walks.
+
+use core::ffi::CStr;
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{FileType, Mode, OFlags, mkdirat, openat, stat};
+use rustix::io::{Errno, Result};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+
+use linux_raw_sys::general as raw;
+
+use crate::step::{Mount, Target};
+use crate::{resolve, sys};
+
+/// Directories that have to be made in the container: accessible to all, as a base system has them.
+const DIRECTORY: Mode = Mode::from_raw_mode(0o755);
+const FILE: Mode = Mode::from_raw_mode(0o644);
+
+/// `mount(2)`, with the target resolved as its kind demands.
+pub fn mount(root: Option<BorrowedFd<'_>>, mount: &Mount) -> Result<()> {
+    let call = |target: &CStr| sys::mount(mount.source, target, mount.fstype, mount.flags, mount.data);
+    let descriptor = match mount.target {
+        Target::Path(path) => return call(path),
+        Target::Root(path) => plain_directory(root.ok_or(Errno::BADF)?, path)?,
+        Target::Inside(path) => {
+            let root = root.ok_or(Errno::BADF)?;
+            let bind = mount.flags & raw::MS_BIND != 0 && mount.flags & raw::MS_REMOUNT == 0;
+            match mount.source {
+                Some(source) if bind && !is_directory(source)? => resolve::make_file(root, path.to_bytes(), FILE)?,
+                _ => resolve::make_dir(root, path.to_bytes(), DIRECTORY)?,
+            }
+        }
+    };
+    call(DescriptorPath::new(&descriptor).as_cstr())
+}
+
+/// Sets attributes on what is mounted at `target`.
+pub fn set_attributes(
+    root: Option<BorrowedFd<'_>>,
+    target: Target,
+    attributes: u64,
+    recursive: bool,
+) -> Result<()> {
+    let path = match target {
+        Target::Path(path) => return sys::mount_setattr(path, attributes, recursive),
+        Target::Root(path) | Target::Inside(path) => path,
+    };
+    let mounted = resolve::open(root.ok_or(Errno::BADF)?, path.to_bytes(), OFlags::PATH | OFlags::CLOEXEC)?;
+    sys::mount_setattr(DescriptorPath::new(&mounted).as_cstr(), attributes, recursive)
+}
+
+fn is_directory(path: &CStr) -> Result<bool> {
+    Ok(FileType::from_raw_mode(stat(path)?.st_mode).is_dir())
+}
+
+/// Opens an entry of the root directory that must be an ordinary directory: ELOOP or ENOTDIR if it is not.
+fn plain_directory(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
+    let name = path.to_bytes().strip_prefix(b"/").ok_or(Errno::INVAL)?;
+    match mkdirat(root, name, DIRECTORY) {
+        Err(errno) if errno != Errno::EXIST => return Err(errno),
+        _ => {}
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = openat(root, name, flags, Mode::empty())?;
+    Ok(directory)
+}
+
+/// `/proc/self/fd/N` without allocation. The kernel resolves it to the very object that N is open on.
+struct DescriptorPath([u8; 28]);
+
+impl DescriptorPath {
+    fn new(descriptor: &OwnedFd) -> DescriptorPath {
+        let mut path = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        let mut digits = [0u8; 10];
+        let mut number = descriptor.as_raw_fd().unsigned_abs();
+        let mut count = 0;
+        for digit in &mut digits {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+            count += 1;
+            if number == 0 {
+                break;
+            }
+        }
+        let written = digits.iter().take(count).rev();
+        for (to, from) in path.iter_mut().skip(b"/proc/self/fd/".len()).zip(written) {
+            *to = *from;
+        }
+        DescriptorPath(path)
+    }
+
+    fn as_cstr(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.0).unwrap_or_default()
+    }
+}
+
+/// Brings the loopback interface up: one RTM_NEWLINK for interface 1, which in a new network namespace is always
+/// `lo`. The kernel gives it 127.0.0.1 and ::1 itself. An ioctl would do too, but only with CONFIG_INET.
+pub fn loopback_up() -> Result<()> {
+    const RTM_NEWLINK: u16 = 16;
+    const REQUEST_AND_ACK: u16 = 1 | 4;
+    const NLMSG_ERROR: u16 = 2;
+    const IFF_UP: u32 = 1;
+    // No protocol is protocol 0, NETLINK_ROUTE.
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    // struct nlmsghdr: length, type, flags, sequence, port; struct ifinfomsg: family and padding, device type,
+    // index, flags, mask of flags to change.
+    let mut message = [0; 32];
+    let fields = (32u32.to_ne_bytes().into_iter())
+        .chain(RTM_NEWLINK.to_ne_bytes())
+        .chain(REQUEST_AND_ACK.to_ne_bytes())
+        .chain([0; 8])
+        .chain([0; 4])
+        .chain(1i32.to_ne_bytes())
+        .chain(IFF_UP.to_ne_bytes())
+        .chain(IFF_UP.to_ne_bytes());
+    for (to, from) in message.iter_mut().zip(fields) {
+        *to = from;
+    }
+    send(&socket, &message, SendFlags::empty())?;
+    let mut answer = [0; 64];
+    recv(socket.as_fd(), &mut answer, RecvFlags::empty())?;
+    // struct nlmsgerr behind the header: 0 or a negative errno.
+    let kind = answer.get(4..6).and_then(|bytes| bytes.first_chunk().copied());
+    let error = answer.get(16..20).and_then(|bytes| bytes.first_chunk().copied());
+    match (kind.map(u16::from_ne_bytes), error.map(i32::from_ne_bytes)) {
+        (Some(NLMSG_ERROR), Some(0)) => Ok(()),
+        (Some(NLMSG_ERROR), Some(error)) => Err(Errno::from_raw_os_error(-error)),
+        _ => Err(Errno::PROTO),
+    }
+}

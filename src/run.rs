@@ -1,0 +1,577 @@
+//! The supervisor of one container: carries out the plan, starts the container, waits, relays, cleans up.
+//! Entry: [`run`]. signalfd(2), poll(2), unix(7), user_namespaces(7).
+//!
+//! It is single-threaded and learns everything from one `poll`: signals, what the container reports, bytes to
+//! relay. If it is killed, the kernel undoes its work: its mounts go with its mount namespace, the container's
+//! first process has it as parent-death signal, its locks are released (see `store.rs`).
+
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use linux_raw_sys::general as raw;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
+
+use container::child::{self, Context, Environment, Program};
+use container::report::{Detail, Outcome, Reason, Report};
+use container::step::{Step, Target};
+use container::sys::{self, Word};
+use container::user::User;
+use container::{init, step};
+
+use crate::cli::Mode as RunMode;
+use crate::error::{CANNOT_RUN, Error, NOT_FOUND, Result, quote, reason};
+use crate::host::{Host, probe};
+use crate::image;
+use crate::plan::{IdMap, Plan, Stream, Task, plan};
+use crate::spec::{Rootfs, Spec};
+use crate::store::{self, Directory};
+use crate::terminal::{Relay, Terminal};
+
+/// Runs a container and returns the status to exit with.
+pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
+    let host = probe(spec)?;
+    let mut plan = plan(spec, &host)?;
+    if mode == RunMode::DryRun {
+        let mut output = std::io::stdout().lock();
+        (output.write_all(plan.lines().as_bytes()).and_then(|()| output.flush()))
+            .map_err(|error| Error::io("write", "standard output", &error))?;
+        return Ok(0);
+    }
+    // From here on a signal waits until it is read: it must not end mini with the work half done.
+    sys::set_signal_mask(init::FORWARDED);
+    let signals = sys::signalfd(init::FORWARDED).map_err(|errno| Error::sys("signalfd", "", errno))?;
+    let (control, theirs) = (socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None))
+        .map_err(|errno| Error::sys("socketpair", "", errno).hint("CONFIG_UNIX"))?;
+    let mut words = std::mem::take(&mut plan.environment);
+    words.push(Word::END);
+    let home = plan.home.map(|index| (index, Box::leak(vec![0u8; 1100].into_boxed_slice()) as &'static mut [u8]));
+    let environment = Environment { words: Box::leak(words.into_boxed_slice()), home };
+    let mut supervisor = Supervisor {
+        spec,
+        host: &host,
+        plan: &plan,
+        trace: mode == RunMode::Trace,
+        signals,
+        control: Some(control),
+        context: Context {
+            control: Some(theirs),
+            stdio: [None, None, None],
+            root: None,
+            terminal: None,
+            user: User::ROOT,
+            environment,
+        },
+        directories: Vec::new(),
+        child: None,
+        relays: Vec::new(),
+        terminal: None,
+    };
+    let result = supervisor.start().and_then(|()| supervisor.watch());
+    supervisor.end();
+    result
+}
+
+struct Supervisor<'a> {
+    spec: &'a Spec,
+    host: &'a Host,
+    plan: &'a Plan,
+    trace: bool,
+    /// The descriptor that signals are read from.
+    signals: OwnedFd,
+    /// This side of the control socket, until the command has been executed.
+    control: Option<OwnedFd>,
+    context: Context,
+    directories: Vec<Directory>,
+    /// The container's first process, until it has been waited for.
+    child: Option<Pid>,
+    relays: Vec<Relay>,
+    terminal: Option<Terminal>,
+}
+
+impl Supervisor<'_> {
+    /// Performs the supervisor's steps; at the end the container is under way.
+    fn start(&mut self) -> Result<()> {
+        for note in self.plan.notes.iter().filter(|_| self.trace) {
+            eprintln!("# {note}");
+        }
+        if !self.plan.terminal {
+            self.streams().map_err(|errno| Error::sys("pipe", "standard streams", errno))?;
+        }
+        for task in &self.plan.tasks {
+            if self.interrupted() {
+                return Err(Error::new("interrupted before the container was started"));
+            }
+            let started = Instant::now();
+            self.perform(task)?;
+            self.trace_line("supervisor", task, started.elapsed());
+        }
+        Ok(())
+    }
+
+    fn trace_line(&self, actor: &str, step: &dyn std::fmt::Display, time: Duration) {
+        if self.trace {
+            // Raw mode leaves the carriage where it is.
+            let end = if self.terminal.is_some() { "\r\n" } else { "\n" };
+            eprint!("{actor:<10} {step} <{:.1} us>{end}", time.as_nanos() as f64 / 1000.0);
+        }
+    }
+
+    /// Whether a signal that would end mini has come.
+    fn interrupted(&self) -> bool {
+        pending(&self.signals)
+    }
+
+    fn perform(&mut self, task: &Task) -> Result<()> {
+        match task {
+            Task::Step(step) => child::perform(step, &mut self.context)
+                .map_err(|failure| step_error(step, failure, self.host)),
+            Task::EnterUserNamespace(map) => enter_user_namespace(map, self.host),
+            Task::CreateDirectory(path) => {
+                self.directories.push(Directory::create(path)?);
+                Ok(())
+            }
+            Task::KeepDirectory(path) => store::make_private(path),
+            Task::Unpack { archive, to, single_id, in_userns } => self.unpack(archive, to, *single_id, *in_userns),
+            Task::Adopt { from, to } => adopt(from, to),
+            Task::Clone(flags) => self.clone(task, *flags),
+            Task::Go => {
+                let control = self.control.as_ref().expect("open until the command runs");
+                send(control, b"!", SendFlags::NOSIGNAL).map_err(|errno| Error::sys("send", "control", errno))?;
+                Ok(())
+            }
+            Task::Unmount(path) => {
+                let _ = unmount(path.as_os_str().as_bytes(), UnmountFlags::DETACH);
+                Ok(())
+            }
+            Task::RemoveDirectory(path) => {
+                self.directories.retain(|directory| directory.path() != path);
+                Ok(())
+            }
+        }
+    }
+
+    fn clone(&mut self, task: &Task, flags: u32) -> Result<()> {
+        let program = Program { steps: self.plan.steps, trace: self.trace };
+        let supervisors_end = self.control.as_ref().map(|control| rustix::fd::AsRawFd::as_raw_fd(control));
+        let context = &mut self.context;
+        let pid = sys::clone(flags, || {
+            // Only the supervisor may hold its end: the container must see it closed when the supervisor dies.
+            supervisors_end.map(sys::close);
+            child::container(program, 0, context)
+        })
+        .map_err(|errno| namespace_error(Error::new(format!("{task}: {}", reason(errno))), errno, self.host))?;
+        self.child = Some(pid);
+        // What only the container needs is closed here, so that end of file means what it should.
+        self.context.control = None;
+        self.context.stdio = [None, None, None];
+        Ok(())
+    }
+
+    fn unpack(&mut self, archive: &Rootfs, to: &Path, single_id: bool, in_userns: bool) -> Result<()> {
+        let (file, name): (Box<dyn std::io::Read>, &[u8]) = match archive {
+            Rootfs::Stdin => (Box::new(std::io::stdin()), b"-"),
+            Rootfs::Path(path) => {
+                let name = path.as_os_str().as_bytes();
+                (Box::new(std::fs::File::open(path).map_err(|error| Error::io("open", name, &error))?), name)
+            }
+        };
+        let target = to.as_os_str().as_bytes();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, target, flags, Mode::empty()).map_err(|errno| Error::sys("open", target, errno))?;
+        let space = rustix::fs::fstatvfs(&root).map_err(|errno| Error::sys("statvfs", target, errno))?;
+        let options = image::unpack::Options {
+            single_id,
+            in_userns,
+            limit: space.f_bavail.saturating_mul(space.f_frsize),
+            limit_name: to.display().to_string(),
+        };
+        let source = Interruptible { source: file, signals: &self.signals };
+        let report = image::unpack::unpack(source, name, root.as_fd(), &options)?;
+        if self.trace {
+            eprintln!(
+                "# {} members, {} bytes; not possible here: {} devices, {} owners, {} attributes",
+                report.members, report.bytes, report.skipped_devices, report.skipped_owners, report.skipped_xattrs
+            );
+        }
+        Ok(())
+    }
+
+    /// Prepares what the command gets instead of a standard stream that is a terminal.
+    fn streams(&mut self) -> rustix::io::Result<()> {
+        for (number, stream) in self.plan.streams.into_iter().enumerate() {
+            self.context.stdio[number] = match stream {
+                Stream::Inherit => None,
+                Stream::Null => {
+                    Some(openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+                }
+                Stream::Relay => {
+                    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+                    let own = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number as i32), 3)?;
+                    let (relay, theirs) = match number {
+                        0 => (Relay::new(own, writer), reader),
+                        _ => (Relay::new(reader, own), writer),
+                    };
+                    self.relays.push(relay);
+                    Some(theirs)
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Waits until the container has ended, and returns its status.
+    fn watch(&mut self) -> Result<u8> {
+        let mut ended = None;
+        // The last reports may come after the news that the process is gone: read until end of file.
+        while ended.is_none() || self.control.is_some() {
+            let (signal, report, ready) = self.wait();
+            if report {
+                self.receive()?;
+            }
+            for (relay, ready) in self.relays.iter_mut().zip(ready) {
+                if ready {
+                    relay.pump();
+                }
+            }
+            if signal {
+                self.signal(&mut ended)?;
+            }
+        }
+        self.relays.iter_mut().for_each(Relay::drain);
+        Ok(ended.unwrap_or(0))
+    }
+
+    /// Waits for something to happen: a signal, a report, or (by index) a relay that can go on.
+    fn wait(&self) -> (bool, bool, Vec<bool>) {
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        fds.extend(self.control.as_ref().map(|control| PollFd::new(control, PollFlags::IN)));
+        let first = fds.len();
+        let interests: Vec<Option<PollFd<'_>>> = self.relays.iter().map(Relay::interest).collect();
+        fds.extend(interests.iter().flatten().cloned());
+        // EINTR cannot come with all signals blocked, and would be tried again by the caller's loop.
+        let _ = poll(&mut fds, None);
+        let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let mut results = fds[first..].iter().map(ready);
+        let relays = interests.iter().map(|interest| interest.is_some() && results.next() == Some(true)).collect();
+        (ready(&fds[0]), first == 2 && ready(&fds[1]), relays)
+    }
+
+    /// Reads what the container reports about its steps.
+    fn receive(&mut self) -> Result<()> {
+        let Some(control) = &self.control else {
+            return Ok(());
+        };
+        let received = Report::receive(control).map_err(|errno| Error::sys("recvmsg", "control", errno))?;
+        let Some((report, descriptor)) = received else {
+            self.control = None;
+            self.started();
+            return Ok(());
+        };
+        let index = usize::from(report.step);
+        let step = self.plan.steps.get(index).ok_or_else(|| Error::new("control: bad report"))?;
+        match report.outcome {
+            Outcome::Done => {
+                self.trace_line(self.plan.actor(index), step, Duration::from_nanos(report.nanoseconds));
+            }
+            Outcome::Failed(errno) => return Err(step_error(step, (errno, report.detail), self.host)),
+        }
+        if let Some(master) = descriptor {
+            let terminal = Terminal::new(master);
+            let relays = terminal.relays().map_err(|errno| Error::sys("dup", "terminal", errno))?;
+            self.relays.extend(relays);
+            self.terminal = Some(terminal);
+        }
+        Ok(())
+    }
+
+    /// The command runs. The supervisor lets go of the caller's input and output, so that whoever reads the output
+    /// sees its end when the container closes it; standard error stays for messages.
+    fn started(&self) {
+        let null = openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        if let (Ok(null), None) = (null, &self.terminal) {
+            let _ = sys::duplicate(&null, 0).and_then(|()| sys::duplicate(&null, 1));
+        }
+    }
+
+    /// Reads one signal and acts on it.
+    fn signal(&mut self, ended: &mut Option<u8>) -> Result<()> {
+        let mut info = [0; 128]; // struct signalfd_siginfo, which begins with the number
+        if rustix::io::read(&self.signals, &mut info) != Ok(info.len()) {
+            return Ok(());
+        }
+        let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+        let Some(child) = self.child else {
+            return Ok(());
+        };
+        let forward = |signal| {
+            // It cannot be gone: it has not been waited for.
+            let _ = sys::kill(child.as_raw_pid(), signal);
+        };
+        match number {
+            raw::SIGCHLD => {
+                if let Ok(Some((_, status))) = waitpid(Some(child), WaitOptions::NOHANG) {
+                    self.child = None;
+                    *ended = Some(exit_status(status));
+                }
+            }
+            raw::SIGWINCH if self.terminal.is_some() => self.terminal.iter().for_each(Terminal::resize),
+            raw::SIGTSTP | raw::SIGTTIN | raw::SIGTTOU => {
+                self.terminal.iter().for_each(Terminal::restore);
+                forward(raw::SIGTSTP as i32);
+                let _ = sys::kill(rustix::process::getpid().as_raw_pid(), raw::SIGSTOP as i32);
+                self.terminal.iter_mut().for_each(Terminal::raw);
+                forward(raw::SIGCONT as i32);
+            }
+            raw::SIGTERM => forward(self.spec.stop_signal),
+            other => forward(other as i32),
+        }
+        Ok(())
+    }
+
+    /// Whatever happened before: nothing is left afterwards.
+    fn end(&mut self) {
+        // First the terminal, so that messages come out straight.
+        self.terminal = None;
+        if let Some(child) = self.child.take() {
+            let _ = sys::kill(child.as_raw_pid(), raw::SIGKILL as i32);
+            let _ = waitpid(Some(child), WaitOptions::empty());
+        }
+        for task in &self.plan.teardown {
+            let started = Instant::now();
+            let _ = self.perform(task);
+            self.trace_line("supervisor", task, started.elapsed());
+        }
+        if let Some(kept) = self.plan.kept.as_ref().filter(|kept| kept.exists()) {
+            eprintln!("mini: the container's changes are in {}", kept.display());
+        }
+    }
+}
+
+/// The status that stands for how a process ended.
+fn exit_status(status: WaitStatus) -> u8 {
+    let status = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
+    status.and_then(|status| u8::try_from(status).ok()).unwrap_or(crate::error::FAILED)
+}
+
+/// Whether the signal descriptor has something to read.
+fn pending(signals: &OwnedFd) -> bool {
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&now)) == Ok(1)
+}
+
+/// A reader that fails once a signal has come, so that Ctrl-C ends the unpacking of a large image.
+struct Interruptible<'a> {
+    source: Box<dyn std::io::Read>,
+    signals: &'a OwnedFd,
+}
+
+impl std::io::Read for Interruptible<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        // While nothing comes (standard input), a signal must be noticed too; but only poll what can block.
+        if pending(self.signals) {
+            return Err(std::io::Error::other("interrupted by a signal"));
+        }
+        self.source.read(buffer)
+    }
+}
+
+/// The upper directory's owner and mode are what the container's `/` shows.
+fn adopt(from: &Path, to: &Path) -> Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let fail = |operation: &str, path: &Path, error| Error::io(operation, path.as_os_str().as_bytes(), &error);
+    let status = std::fs::metadata(from).map_err(|error| fail("stat", from, error))?;
+    // EINVAL: an owner that the user namespace does not map.
+    match std::os::unix::fs::chown(to, Some(status.uid()), Some(status.gid())) {
+        Err(error) if error.raw_os_error() != Some(Errno::INVAL.raw_os_error()) => {
+            return Err(fail("chown", to, error));
+        }
+        _ => {}
+    }
+    let mode = std::fs::Permissions::from_mode(status.mode() & 0o7777);
+    std::fs::set_permissions(to, mode).map_err(|error| fail("chmod", to, error))
+}
+
+/// Enters a new user namespace as its root. newuidmap has to run outside of it and after it was made, so its
+/// processes are made before and wait.
+fn enter_user_namespace(map: &IdMap, host: &Host) -> Result<()> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::sys("pipe", "", errno))?;
+    let mut helpers = Vec::new();
+    if let Some(ids) = &map.subordinate {
+        for (program, outside, range) in [(&ids.newuidmap, map.uid, ids.uids), (&ids.newgidmap, map.gid, ids.gids)] {
+            helpers.push((program, spawn_helper(program, outside, range, &read, &write)?));
+        }
+    }
+    sys::unshare(raw::CLONE_NEWUSER).map_err(|errno| {
+        namespace_error(Error::new(format!("unshare(CLONE_NEWUSER): {}", reason(errno))), errno, host)
+    })?;
+    if helpers.is_empty() {
+        let write = |path: &str, text: String| {
+            std::fs::write(path, text).map_err(|error| Error::io("write", path, &error))
+        };
+        // A group map by the user itself is allowed only without setgroups (user_namespaces(7), CVE-2014-8989).
+        write("/proc/self/setgroups", "deny".into())?;
+        write("/proc/self/uid_map", format!("0 {} 1", map.uid))?;
+        return write("/proc/self/gid_map", format!("0 {} 1", map.gid));
+    }
+    rustix::io::write(&write, b"!!").map_err(|errno| Error::sys("write", "pipe", errno))?;
+    for (program, pid) in helpers {
+        let status = waitpid(Some(pid), WaitOptions::empty()).map_err(|errno| Error::sys("wait", "", errno))?;
+        if status.is_none_or(|(_, status)| status.exit_status() != Some(0)) {
+            return Err(Error::new(format!("{}: failed", program.display())).hint("see /etc/subuid and /etc/subgid"));
+        }
+    }
+    Ok(())
+}
+
+/// A process that waits for a byte and then maps ids of this one.
+fn spawn_helper(program: &Path, outside: u32, range: (u32, u32), read: &OwnedFd, write: &OwnedFd) -> Result<Pid> {
+    use rustix::fd::AsRawFd;
+    let this = std::process::id().to_string();
+    let text = [program.display().to_string(), this, "0".into(), outside.to_string(), "1".into(), "1".into()];
+    let range = [range.0.to_string(), range.1.to_string()];
+    let words: Vec<Word> =
+        text.into_iter().chain(range).map(|word| Word::new(crate::plan::leak(word))).chain([Word::END]).collect();
+    let path = crate::plan::leak(program.as_os_str().as_bytes());
+    let write = write.as_raw_fd();
+    sys::clone(0, || {
+        // The parent's death must be seen as end of file.
+        sys::close(write);
+        if rustix::io::read(read, &mut [0; 1]) != Ok(1) {
+            return 125;
+        }
+        sys::default_signals();
+        sys::set_signal_mask(0);
+        let _ = sys::execve(path, &words, &[Word::END]);
+        127
+    })
+    .map_err(|errno| Error::sys("clone3", "", errno))
+}
+
+/// A failed step as the user reads it: the step, the reason, and what can be done.
+fn step_error(step: &Step, (errno, detail): (Errno, Detail), host: &Host) -> Error {
+    let name = quote(detail.name());
+    let plain = |text: String| Error::new(text);
+    match (step, detail.reason) {
+        (_, Reason::User) => plain(format!("--user: no user {name} in the container's /etc/passwd")),
+        (_, Reason::Group) => plain(format!("--user: no group {name} in the container's /etc/group")),
+        (Step::Execve(command), _) => exec_error(command, errno, &detail),
+        _ => step_hint(plain(format!("{step}: {}", reason(errno))), step, errno, host),
+    }
+}
+
+pub fn exec_error(command: &step::Command, errno: Errno, detail: &Detail) -> Error {
+    let (command, name) = (quote(command.name.to_bytes()), quote(detail.name()));
+    let why = match detail.reason {
+        Reason::NotFound => {
+            return Error::new(format!("execve({command}): not found in the container")).with_status(NOT_FOUND);
+        }
+        Reason::Interpreter => format!("its interpreter {name} is not there"),
+        Reason::Loader => format!("its dynamic loader {name} is not there"),
+        Reason::Machine => {
+            let machine = String::from_utf8_lossy(detail.name()).parse().unwrap_or(0);
+            format!("it is built for {}, this machine is {}", machine_name(machine), std::env::consts::ARCH)
+        }
+        Reason::Permission => "no permission to execute it".into(),
+        Reason::Directory => "it is a directory".into(),
+        Reason::NoExec => "it lies on a mount with the noexec flag".into(),
+        Reason::Format => "neither an ELF program nor a script that begins with #!".into(),
+        _ => reason(errno),
+    };
+    Error::new(format!("execve({command}): {why}")).with_status(CANNOT_RUN)
+}
+
+/// Names of `e_machine` (elf.h).
+fn machine_name(machine: u16) -> String {
+    let known = [
+        (3, "i386"),
+        (8, "mips"),
+        (20, "powerpc"),
+        (21, "powerpc64"),
+        (22, "s390x"),
+        (40, "arm"),
+        (62, "x86_64"),
+        (183, "aarch64"),
+        (243, "riscv"),
+        (258, "loongarch"),
+    ];
+    match known.iter().find(|(number, _)| *number == machine) {
+        Some((_, name)) => (*name).into(),
+        None => format!("ELF machine {machine}"),
+    }
+}
+
+fn step_hint(error: Error, step: &Step, errno: Errno, host: &Host) -> Error {
+    let config = |fstype: &[u8]| match fstype {
+        b"overlay" => "CONFIG_OVERLAY_FS",
+        b"devpts" => "CONFIG_UNIX98_PTYS",
+        b"mqueue" => "CONFIG_POSIX_MQUEUE",
+        b"sysfs" => "CONFIG_SYSFS",
+        b"proc" => "CONFIG_PROC_FS",
+        _ => "CONFIG_TMPFS",
+    };
+    match (step, errno) {
+        (Step::Mount(mount), Errno::NODEV) => {
+            error.hint(format!("this kernel lacks {}", config(mount.fstype.unwrap_or_default().to_bytes())))
+        }
+        (Step::Mount(mount), Errno::LOOP | Errno::NOTDIR) if matches!(mount.target, Target::Root(_)) => {
+            error.hint("the image has something other than an ordinary directory there")
+        }
+        (Step::Mount(mount), Errno::ROFS) if matches!(mount.target, Target::Inside(_)) => {
+            error.hint("the mount point is missing and cannot be made on a read-only volume")
+        }
+        (Step::Mount(mount), Errno::NOENT) if mount.flags & raw::MS_BIND != 0 => {
+            error.hint("/proc must be mounted on the host, and the source be there")
+        }
+        (Step::Mount(_), Errno::PERM | Errno::ACCESS) if !host.privileged => restricted(error),
+        (Step::Mount(_), Errno::NOSPC) => error.hint("too many mounts: fs.mount-max"),
+        (Step::Unshare(_), _) => namespace_error(error, errno, host),
+        (Step::PivotRoot, Errno::INVAL) => {
+            error.hint("the root is the initial ramfs, or shared: not supported yet by this version")
+        }
+        (Step::WriteFile { path, .. }, Errno::ACCESS) if path.to_bytes().ends_with(b"oom_score_adj") => {
+            error.hint("--oom-score-adj: lowering it needs CAP_SYS_RESOURCE")
+        }
+        (Step::Limit { .. }, Errno::PERM) => error.hint("--ulimit: raising a hard limit needs CAP_SYS_RESOURCE"),
+        (Step::Setuid | Step::Setgid, Errno::INVAL) if !host.privileged => {
+            error.hint("--user: this id is not mapped into the user namespace; /etc/subuid and newuidmap give more")
+        }
+        _ => error,
+    }
+}
+
+fn sysctl(path: &str) -> Option<i64> {
+    std::fs::read_to_string(format!("/proc/sys/{path}")).ok()?.trim().parse().ok()
+}
+
+/// Why a namespace cannot be made, as far as the machine's switches tell.
+fn namespace_error(error: Error, errno: Errno, host: &Host) -> Error {
+    if !host.privileged && sysctl("kernel/unprivileged_userns_clone") == Some(0) {
+        return error.hint("sysctl kernel.unprivileged_userns_clone=1 allows user namespaces, or run as root");
+    }
+    match errno {
+        Errno::NOSPC | Errno::USERS if sysctl("user/max_user_namespaces") == Some(0) => {
+            error.hint("sysctl user.max_user_namespaces is 0: raise it, or run as root")
+        }
+        Errno::NOSPC | Errno::USERS => error.hint("a limit in /proc/sys/user/max_*_namespaces is reached"),
+        Errno::INVAL => error.hint("this kernel lacks one of these namespaces: CONFIG_*_NS"),
+        _ if !host.privileged => restricted(error),
+        _ => error,
+    }
+}
+
+/// Ubuntu lets anybody make a user namespace but has AppArmor refuse what is done in it.
+fn restricted(error: Error) -> Error {
+    if sysctl("kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
+        return error.hint("sysctl kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile for mini allows it, or run as root");
+    }
+    error.hint("not allowed in a user namespace here; run as root")
+}

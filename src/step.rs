@@ -1,0 +1,310 @@
+//! One step of a plan: what it asks of the kernel, and how that is shown.
+//!
+//! A step displays as the system call it makes, with its arguments. The same line is what `--dry-run`, `--trace`,
+//! errors and the golden tests print, so the plan can be audited without reading the code, and compared with
+//! strace. A name in braces is known only at run time: `{root}` is the container's root directory, `{terminal}`
+//! its pty, `{uid}` what the container's /etc/passwd says.
+
+use core::ffi::CStr;
+use core::fmt::{self, Display, Formatter, Write};
+
+use linux_raw_sys::general as raw;
+
+use crate::sys::{SignalSet, Word};
+
+type Text = &'static CStr;
+
+/// Where a mount goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// A path of the supervisor's own, which no image has a say in.
+    Path(Text),
+    /// An entry of the container's root directory: made if it is missing, refused if it is not an ordinary
+    /// directory (an image that makes /proc a symbolic link: CVE-2019-19921).
+    Root(Text),
+    /// Anywhere in the container: made if it is missing, symbolic links resolved inside the root.
+    Inside(Text),
+}
+
+/// The arguments of `mount(2)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Mount {
+    pub source: Option<Text>,
+    pub target: Target,
+    pub fstype: Option<Text>,
+    /// `MS_*`
+    pub flags: u32,
+    pub data: Option<Text>,
+}
+
+/// The command, ready for `execve(2)`.
+#[derive(Clone, Copy)]
+pub struct Command {
+    /// The name as the user gave it.
+    pub name: Text,
+    /// The paths to try, in the order of PATH.
+    pub candidates: &'static [Text],
+    /// The arguments, ended by [`Word::END`].
+    pub arguments: &'static [Word],
+}
+
+#[derive(Clone, Copy)]
+pub enum Step {
+    /// Everything but 0, 1 and 2 will be closed by `execve`, also what the caller left open.
+    CloseOnExec,
+    Unshare(u32),
+    Mount(Mount),
+    MountAttributes {
+        target: Target,
+        attributes: u64,
+        recursive: bool,
+    },
+    Mkdir {
+        path: Text,
+        mode: u32,
+    },
+    Symlink {
+        to: Text,
+        path: Text,
+    },
+    /// A character device for everybody, or (with major 0) an empty file to mount something on.
+    Mknod {
+        path: Text,
+        major: u32,
+        minor: u32,
+    },
+    /// Writes a file whole; makes it if it is missing.
+    WriteFile {
+        path: Text,
+        text: &'static [u8],
+    },
+    /// Waits until the supervisor has done its part; end of file means that it is gone.
+    AwaitGo,
+    /// Dies with the supervisor from here on.
+    DieWithSupervisor,
+    /// Makes sure that the supervisor had not died before that took effect.
+    CheckSupervisor,
+    /// Overwrites the copy of the caller's command line and environment that /proc/PID/cmdline and environ show.
+    HideCaller,
+    /// Becomes the parent of orphans; needed where the container has no pid namespace of its own.
+    Subreaper,
+    Setsid,
+    /// The command leads the terminal's foreground process group (`mini init` on a terminal).
+    Foreground,
+    /// A pty from the container's own devpts; its master goes to the supervisor.
+    OpenTerminal {
+        ptmx: Text,
+        rows: u16,
+        columns: u16,
+    },
+    /// Opens the directory that becomes the container's root, as the base of everything resolved inside.
+    OpenRoot(Text),
+    /// A directory in the container, with its parents.
+    MakeDirectory(Text),
+    Chdir(Text),
+    PivotRoot,
+    DetachOldRoot,
+    Sethostname(Text),
+    LoopbackUp,
+    /// Finds uid, gid, supplementary groups and home directory in the container's own files.
+    LookupUser {
+        user: &'static [u8],
+        group: Option<&'static [u8]>,
+    },
+    /// Gives the terminal to the user that was found.
+    OwnTerminal,
+    /// From here on two processes: this one becomes the reaper, the steps that follow are the command's.
+    Fork,
+    /// The container's terminal becomes controlling terminal and descriptors 0, 1 and 2.
+    AttachTerminal,
+    /// Replaces descriptor 0, 1 or 2 by what the supervisor prepared.
+    Stdio(u8),
+    /// Closes everything but 0, 1, 2 and the control socket, which becomes 3 and closes on execve.
+    CloseDescriptors,
+    Limit {
+        name: &'static str,
+        resource: u32,
+        soft: u64,
+        hard: u64,
+    },
+    Umask(u32),
+    Setgroups,
+    Setgid,
+    Setuid,
+    /// All signals at their default action, and this mask.
+    ResetSignals(SignalSet),
+    Execve(Command),
+}
+
+impl Display for Step {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::CloseOnExec => write!(f, "close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)"),
+            Step::Unshare(flags) => write!(f, "unshare({})", Flags(u64::from(*flags), CLONE_FLAGS)),
+            Step::Mount(mount) => write!(
+                f,
+                "mount({}, {}, {}, {}, {})",
+                Nullable(mount.source),
+                mount.target,
+                Nullable(mount.fstype),
+                Flags(u64::from(mount.flags), MOUNT_FLAGS),
+                Nullable(mount.data)
+            ),
+            Step::MountAttributes { target, attributes, recursive } => write!(
+                f,
+                "mount_setattr({target}, {}, {{set={}}})",
+                if *recursive { "AT_RECURSIVE" } else { "0" },
+                Flags(*attributes, ATTRIBUTE_FLAGS)
+            ),
+            Step::Mkdir { path, mode } => write!(f, "mkdir({}, {mode:04o})", Quoted(path)),
+            Step::Symlink { to, path } => write!(f, "symlink({}, {})", Quoted(to), Quoted(path)),
+            Step::Mknod { path, major: 0, .. } => write!(f, "mknod({}, S_IFREG|0666)", Quoted(path)),
+            Step::Mknod { path, major, minor } => {
+                write!(f, "mknod({}, S_IFCHR|0666, makedev({major}, {minor}))", Quoted(path))
+            }
+            Step::WriteFile { path, text } => match text.strip_suffix(b"\n").unwrap_or(text) {
+                line if line.len() <= 40 && !line.contains(&b'\n') => {
+                    write!(f, "write({}, \"{}\")", Quoted(path), line.escape_ascii())
+                }
+                _ => write!(f, "write({}, {} bytes)", Quoted(path), text.len()),
+            },
+            Step::AwaitGo => f.write_str("recv({control})"),
+            Step::DieWithSupervisor => f.write_str("prctl(PR_SET_PDEATHSIG, SIGKILL)"),
+            Step::CheckSupervisor => f.write_str("poll({control}, POLLHUP)"),
+            Step::HideCaller => f.write_str("write(\"/proc/self/mem\", \"mini init\") over argv and environ"),
+            Step::Subreaper => f.write_str("prctl(PR_SET_CHILD_SUBREAPER, 1)"),
+            Step::Setsid => f.write_str("setsid()"),
+            Step::Foreground => f.write_str("setpgid(0, 0), tcsetpgrp(0, getpid())"),
+            Step::OpenTerminal { ptmx, rows, columns } => {
+                write!(f, "open({}, O_RDWR|O_NOCTTY) ({columns}x{rows})", Quoted(ptmx))
+            }
+            Step::OpenRoot(path) => write!(f, "open({}, O_PATH|O_DIRECTORY)", Quoted(path)),
+            Step::MakeDirectory(path) => write!(f, "mkdirat({{root}}, {}, 0755)", Quoted(path)),
+            Step::Chdir(path) => write!(f, "chdir({})", Quoted(path)),
+            Step::PivotRoot => f.write_str("pivot_root(\".\", \".\")"),
+            Step::DetachOldRoot => f.write_str("umount2(\".\", MNT_DETACH)"),
+            Step::Sethostname(name) => write!(f, "sethostname({})", Quoted(name)),
+            Step::LoopbackUp => f.write_str("rtnetlink(RTM_NEWLINK, \"lo\", IFF_UP)"),
+            Step::LookupUser { user, group } => {
+                write!(f, "read(\"/etc/passwd\", \"/etc/group\") for {}", user.escape_ascii())?;
+                group.map_or(Ok(()), |group| write!(f, ":{}", group.escape_ascii()))
+            }
+            Step::OwnTerminal => f.write_str("fchown({terminal}, {uid}, -1)"),
+            Step::Fork => f.write_str("clone3(SIGCHLD)"),
+            Step::AttachTerminal => {
+                f.write_str("ioctl({terminal}, TIOCSCTTY), dup3({terminal}, 0 1 2)")
+            }
+            Step::Stdio(number) => write!(f, "dup3({{stdio{number}}}, {number})"),
+            Step::CloseDescriptors => f.write_str("close_range(4, ~0U, 0)"),
+            Step::Limit { name, soft, hard, .. } => {
+                write!(f, "setrlimit(RLIMIT_{name}, {{{}, {}}})", Limit(*soft), Limit(*hard))
+            }
+            Step::Umask(mask) => write!(f, "umask({mask:03o})"),
+            Step::Setgroups => f.write_str("setgroups({groups})"),
+            Step::Setgid => f.write_str("setresgid({gid}, {gid}, {gid})"),
+            Step::Setuid => f.write_str("setresuid({uid}, {uid}, {uid})"),
+            Step::ResetSignals(_) => f.write_str("rt_sigaction(1..64, SIG_DFL), rt_sigprocmask(SIG_SETMASK, [])"),
+            Step::Execve(command) => write!(f, "execve({}, …)", Quoted(command.name)),
+        }
+    }
+}
+
+impl Display for Target {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Path(path) => Quoted(path).fmt(f),
+            Target::Root(path) | Target::Inside(path) => {
+                write!(f, "\"{{root}}{}\"", path.to_bytes().escape_ascii())
+            }
+        }
+    }
+}
+
+/// A string between double quotes, printable whatever is in it.
+struct Quoted<'a>(&'a CStr);
+
+impl Display for Quoted<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.to_bytes().escape_ascii())
+    }
+}
+
+struct Nullable(Option<Text>);
+
+impl Display for Nullable {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(text) => Quoted(text).fmt(f),
+            None => f.write_str("NULL"),
+        }
+    }
+}
+
+struct Limit(u64);
+
+impl Display for Limit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            u64::MAX => f.write_str("RLIM_INFINITY"),
+            value => write!(f, "{value}"),
+        }
+    }
+}
+
+/// Flag bits by name, joined by `|`; bits without a name in hexadecimal.
+pub struct Flags(pub u64, pub &'static [(u64, &'static str)]);
+
+impl Display for Flags {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        let mut first = true;
+        for (bits, name) in self.1 {
+            if self.0 & bits == *bits {
+                if !first {
+                    f.write_char('|')?;
+                }
+                f.write_str(name)?;
+                rest &= !bits;
+                first = false;
+            }
+        }
+        match (rest, first) {
+            (0, false) => Ok(()),
+            (0, true) => f.write_char('0'),
+            (_, false) => write!(f, "|{rest:#x}"),
+            (_, true) => write!(f, "{rest:#x}"),
+        }
+    }
+}
+
+/// The namespaces of `clone3` and `unshare`.
+pub const CLONE_FLAGS: &[(u64, &str)] = &[
+    (raw::CLONE_NEWUSER as u64, "CLONE_NEWUSER"),
+    (raw::CLONE_NEWNS as u64, "CLONE_NEWNS"),
+    (raw::CLONE_NEWPID as u64, "CLONE_NEWPID"),
+    (raw::CLONE_NEWNET as u64, "CLONE_NEWNET"),
+    (raw::CLONE_NEWIPC as u64, "CLONE_NEWIPC"),
+    (raw::CLONE_NEWUTS as u64, "CLONE_NEWUTS"),
+    (raw::CLONE_NEWCGROUP as u64, "CLONE_NEWCGROUP"),
+    (raw::CLONE_NEWTIME as u64, "CLONE_NEWTIME"),
+];
+
+const MOUNT_FLAGS: &[(u64, &str)] = &[
+    (raw::MS_REMOUNT as u64, "MS_REMOUNT"),
+    (raw::MS_BIND as u64, "MS_BIND"),
+    (raw::MS_REC as u64, "MS_REC"),
+    (raw::MS_PRIVATE as u64, "MS_PRIVATE"),
+    (raw::MS_SLAVE as u64, "MS_SLAVE"),
+    (raw::MS_RDONLY as u64, "MS_RDONLY"),
+    (raw::MS_NOSUID as u64, "MS_NOSUID"),
+    (raw::MS_NODEV as u64, "MS_NODEV"),
+    (raw::MS_NOEXEC as u64, "MS_NOEXEC"),
+    (raw::MS_STRICTATIME as u64, "MS_STRICTATIME"),
+];
+
+const ATTRIBUTE_FLAGS: &[(u64, &str)] = &[
+    (raw::MOUNT_ATTR_RDONLY as u64, "MOUNT_ATTR_RDONLY"),
+    (raw::MOUNT_ATTR_NOSUID as u64, "MOUNT_ATTR_NOSUID"),
+    (raw::MOUNT_ATTR_NODEV as u64, "MOUNT_ATTR_NODEV"),
+    (raw::MOUNT_ATTR_NOEXEC as u64, "MOUNT_ATTR_NOEXEC"),
+];

@@ -1,0 +1,189 @@
+//! Between the caller's terminal and the container's: raw mode, window size, and the relay of bytes.
+//!
+//! termios(3), pty(7), tty_ioctl(4). The container never holds the caller's terminal, not even read-only: who
+//! holds one can push input into it (TIOCSTI) for the shell that follows. It gets a pty of its own, or a pipe
+//! where only its input or only its output is a terminal, and this relay in the supervisor copies the bytes.
+//! What is not a terminal is handed over as it is, and no byte of it passes through mini.
+//!
+//! Writes never set O_NONBLOCK on the caller's descriptors, which it may share with other processes: after
+//! `POLLOUT` a write of at most PIPE_BUF bytes to a pipe does not block (pipe(7)).
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, read, write};
+use rustix::process::{getpgrp, getpid};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
+    tcsetwinsize,
+};
+
+use container::sys;
+
+/// PIPE_BUF: what a pipe that polls writable takes without blocking.
+const ATOMIC: usize = 4096;
+
+/// Copies bytes one way.
+pub struct Relay {
+    from: Option<OwnedFd>,
+    to: Option<OwnedFd>,
+    buffer: Box<[u8; 16 * 1024]>,
+    start: usize,
+    end: usize,
+    /// Set if the end of the input is to be typed into a pty.
+    typed: bool,
+    last: u8,
+}
+
+impl Relay {
+    pub fn new(from: OwnedFd, to: OwnedFd) -> Relay {
+        let buffer = Box::new([0; 16 * 1024]);
+        Relay { from: Some(from), to: Some(to), buffer, start: 0, end: 0, typed: false, last: b'\n' }
+    }
+
+    /// What to poll for: input while the buffer is empty, else room for output.
+    pub fn interest(&self) -> Option<PollFd<'_>> {
+        if self.start < self.end {
+            self.to.as_ref().map(|to| PollFd::new(to, PollFlags::OUT))
+        } else {
+            self.from.as_ref().filter(|_| self.to.is_some()).map(|from| PollFd::new(from, PollFlags::IN))
+        }
+    }
+
+    /// Goes one step on after `interest` was found ready.
+    pub fn pump(&mut self) {
+        if self.start < self.end {
+            self.put(ATOMIC);
+        } else {
+            self.get();
+        }
+    }
+
+    fn get(&mut self) -> bool {
+        let Some(from) = &self.from else {
+            return false;
+        };
+        match read(from, &mut self.buffer[..]) {
+            Ok(0) => self.input_ended(),
+            Ok(count) => {
+                (self.start, self.end) = (0, count);
+                self.last = self.buffer[count - 1];
+                return true;
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // EIO: a terminal that was hung up, or a read in the background.
+            Err(_) => self.input_ended(),
+        }
+        false
+    }
+
+    fn put(&mut self, most: usize) {
+        let Some(to) = &self.to else {
+            self.start = self.end;
+            return;
+        };
+        let end = self.end.min(self.start + most);
+        match write(to, &self.buffer[self.start..end]) {
+            Ok(count) => self.start += count,
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // EPIPE, EIO: nobody reads any more. Closing the input lets the writer know as well.
+            Err(_) => (self.to, self.from, self.start) = (None, None, self.end),
+        }
+    }
+
+    /// At the end of its input a pipe is closed; into a pty in canonical mode the end-of-file character is
+    /// typed, twice if the last line is not ended (termios(3), VEOF).
+    fn input_ended(&mut self) {
+        self.from = None;
+        let terminal = self.to.as_ref().filter(|_| self.typed).and_then(|to| tcgetattr(to).ok());
+        match terminal {
+            Some(mode) if mode.local_modes.contains(LocalModes::ICANON) => {
+                self.buffer[..2].fill(mode.special_codes[SpecialCodeIndex::VEOF]);
+                (self.start, self.end) = (0, if self.last == b'\n' { 1 } else { 2 });
+            }
+            Some(_) => {}
+            None => self.to = None,
+        }
+    }
+
+    /// Copies what is left once nobody writes any more.
+    pub fn drain(&mut self) {
+        if let Some(from) = &self.from {
+            let _ = fcntl_getfl(from).and_then(|flags| fcntl_setfl(from, flags | OFlags::NONBLOCK));
+        }
+        loop {
+            while self.start < self.end {
+                self.put(usize::MAX / 2);
+            }
+            if !self.get() {
+                return;
+            }
+        }
+    }
+}
+
+/// The container's pty and the caller's terminal.
+pub struct Terminal {
+    master: OwnedFd,
+    /// Held open so that the master does not report a hang-up while no process of the container has its terminal
+    /// open; a command may close it and open /dev/tty later.
+    _slave: Option<OwnedFd>,
+    /// The settings of the caller's terminal before it became raw.
+    saved: Option<Termios>,
+}
+
+impl Terminal {
+    /// Takes over the master; makes the caller's terminal raw if standard input is one.
+    pub fn new(master: OwnedFd) -> Terminal {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let slave = ioctl_tiocgptpeer(&master, flags).ok();
+        let mut terminal = Terminal { master, _slave: slave, saved: tcgetattr(sys::borrow(0)).ok() };
+        terminal.raw();
+        terminal
+    }
+
+    /// Standard input to the pty, and the pty to standard output.
+    pub fn relays(&self) -> rustix::io::Result<[Relay; 2]> {
+        let duplicate = |fd: &OwnedFd| fcntl_dupfd_cloexec(fd, 3);
+        let mut input = Relay::new(fcntl_dupfd_cloexec(sys::borrow(0), 3)?, duplicate(&self.master)?);
+        input.typed = true;
+        let output = Relay::new(duplicate(&self.master)?, fcntl_dupfd_cloexec(sys::borrow(1), 3)?);
+        Ok([input, output])
+    }
+
+    /// Makes the caller's terminal raw, as soon as mini is in its foreground.
+    pub fn raw(&mut self) {
+        let terminal = sys::borrow(0);
+        let Some(mut mode) = self.saved.clone() else {
+            return;
+        };
+        // In the background this would take the terminal away from the shell: stop, as any job would.
+        while tcgetpgrp(terminal).is_ok_and(|group| group != getpgrp()) {
+            let _ = sys::kill(getpid().as_raw_pid(), linux_raw_sys::general::SIGSTOP as i32);
+        }
+        mode.make_raw();
+        let _ = tcsetattr(terminal, OptionalActions::Drain, &mode);
+        self.resize();
+    }
+
+    /// Puts the caller's terminal back as it was.
+    pub fn restore(&self) {
+        if let Some(mode) = &self.saved {
+            let _ = tcsetattr(sys::borrow(0), OptionalActions::Drain, mode);
+        }
+    }
+
+    /// Gives the pty the size of the caller's terminal.
+    pub fn resize(&self) {
+        if let Some(size) = [0, 1].into_iter().find_map(|number| tcgetwinsize(sys::borrow(number)).ok()) {
+            let _ = tcsetwinsize(self.master.as_fd(), size);
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.restore();
+    }
+}
