@@ -9,7 +9,9 @@ use core::mem::MaybeUninit;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, Gid, Mode, OFlags, RawDir, Uid, fchown, mkdir, mknodat, openat, symlink};
+use rustix::fs::{
+    FileType, Gid, Mode, OFlags, RawDir, Uid, fchown, mkdir, mknodat, openat, symlink,
+};
 use rustix::io::{Errno, FdFlags, pwrite, read, write};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::{RecvFlags, recv};
@@ -59,10 +61,17 @@ impl Environment {
         };
         // The last byte stays NUL.
         let room = buffer.len().saturating_sub(1);
-        for (to, from) in buffer.iter_mut().take(room).zip(b"HOME=".iter().chain(home)) {
+        for (to, from) in buffer
+            .iter_mut()
+            .take(room)
+            .zip(b"HOME=".iter().chain(home))
+        {
             *to = *from;
         }
-        if let (Some(word), Ok(text)) = (self.words.get_mut(index), CStr::from_bytes_until_nul(buffer)) {
+        if let (Some(word), Ok(text)) = (
+            self.words.get_mut(index),
+            CStr::from_bytes_until_nul(buffer),
+        ) {
             *word = Word::new(text);
         }
     }
@@ -84,7 +93,10 @@ pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
         let mut attached = None;
         let result = match step {
             Step::Fork => {
-                let rest = Program { steps: program.steps.get(index + 1..).unwrap_or_default(), ..program };
+                let rest = Program {
+                    steps: program.steps.get(index + 1..).unwrap_or_default(),
+                    ..program
+                };
                 match sys::clone(0, || container(rest, first + index + 1, context)) {
                     Ok(pid) => {
                         report(program, context, first + index, Ok(()), started, None);
@@ -94,13 +106,24 @@ pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
                     Err(errno) => Err((errno, Detail::NONE)),
                 }
             }
-            Step::OpenTerminal { ptmx, rows, columns } => {
+            Step::OpenTerminal {
+                ptmx,
+                rows,
+                columns,
+            } => {
                 open_terminal(context, ptmx, *rows, *columns).map(|master| attached = Some(master))
             }
             step => perform(step, context),
         };
         let failed = result.is_err();
-        report(program, context, first + index, result, started, attached.as_ref().map(AsFd::as_fd));
+        report(
+            program,
+            context,
+            first + index,
+            result,
+            started,
+            attached.as_ref().map(AsFd::as_fd),
+        );
         if failed {
             return SETUP_FAILED;
         }
@@ -130,7 +153,12 @@ fn report(
         Err((errno, detail)) => (Outcome::Failed(errno), detail),
     };
     let nanoseconds = nanoseconds(program.trace).saturating_sub(started);
-    let report = Report { step: index as u16, outcome, nanoseconds, detail };
+    let report = Report {
+        step: index as u16,
+        outcome,
+        nanoseconds,
+        detail,
+    };
     if let Some(control) = &context.control {
         // The supervisor may be gone; then nobody is left to tell.
         let _ = report.send(control.as_fd(), attached);
@@ -160,9 +188,11 @@ fn simple(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
         Step::CloseOnExec => close_on_exec(),
         Step::Unshare(flags) => sys::unshare(*flags),
         Step::Mount(mount) => rootfs::mount(root, mount),
-        Step::MountAttributes { target, attributes, recursive } => {
-            rootfs::set_attributes(root, *target, *attributes, *recursive)
-        }
+        Step::MountAttributes {
+            target,
+            attributes,
+            recursive,
+        } => rootfs::set_attributes(root, *target, *attributes, *recursive),
         Step::Mkdir { path, mode } => mkdir(*path, Mode::from_raw_mode(*mode)),
         Step::Symlink { to, path } => symlink(*to, *path),
         Step::Mknod { path, major, minor } => mknod(path, *major, *minor),
@@ -216,11 +246,14 @@ fn simple(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             (0..3).try_for_each(|number| sys::duplicate(terminal, number))
         }
         Step::Stdio(number) => {
-            let source = context.stdio.get(usize::from(*number)).and_then(Option::as_ref);
+            let source = context
+                .stdio
+                .get(usize::from(*number))
+                .and_then(Option::as_ref);
             sys::duplicate(source.ok_or(Errno::BADF)?, i32::from(*number))
         }
         Step::CloseDescriptors => close_descriptors(context),
-        Step::Limit { resource, soft, hard, .. } => sys::set_limit(*resource, *soft, *hard),
+        Step::Limit(limit) => sys::set_limit(limit.resource, limit.soft, limit.hard),
         Step::Umask(mask) => {
             umask(Mode::from_raw_mode(*mask));
             Ok(())
@@ -240,14 +273,26 @@ fn simple(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             Ok(())
         }
         // The loops above and `perform` deal with these.
-        Step::Fork | Step::OpenTerminal { .. } | Step::Execve(_) | Step::LookupUser { .. } => Err(Errno::NOSYS),
+        Step::Fork | Step::OpenTerminal { .. } | Step::Execve(_) | Step::LookupUser { .. } => {
+            Err(Errno::NOSYS)
+        }
     }
 }
 
 fn mknod(path: &CStr, major: u32, minor: u32) -> rustix::io::Result<()> {
-    let kind = if major == 0 { FileType::RegularFile } else { FileType::CharacterDevice };
+    let kind = if major == 0 {
+        FileType::RegularFile
+    } else {
+        FileType::CharacterDevice
+    };
     let device = rustix::fs::makedev(major, minor);
-    mknodat(rustix::fs::CWD, path, kind, Mode::from_raw_mode(0o666), device)
+    mknodat(
+        rustix::fs::CWD,
+        path,
+        kind,
+        Mode::from_raw_mode(0o666),
+        device,
+    )
 }
 
 /// A supervisor that died before `PR_SET_PDEATHSIG` sends no signal, and getppid() is 0 across pid namespaces
@@ -255,7 +300,10 @@ fn mknod(path: &CStr, major: u32, minor: u32) -> rustix::io::Result<()> {
 fn check_supervisor(context: &Context) -> rustix::io::Result<()> {
     let control = context.control.as_ref().ok_or(Errno::BADF)?;
     let mut fds = [PollFd::new(control, PollFlags::empty())];
-    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = rustix::time::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     match poll(&mut fds, Some(&now))? {
         0 => Ok(()),
         _ => sys::exit(SETUP_FAILED),
@@ -266,7 +314,14 @@ fn check_supervisor(context: &Context) -> rustix::io::Result<()> {
 /// container reads the caller's environment in /proc/1/environ. The areas are in proc(5) stat, fields 48 to 51;
 /// written through /proc/self/mem because only the C library's start-up code knows the pointers.
 fn hide_caller() -> rustix::io::Result<()> {
-    let open = |path: &CStr, flags| openat(rustix::fs::CWD, path, flags | OFlags::CLOEXEC, Mode::empty());
+    let open = |path: &CStr, flags| {
+        openat(
+            rustix::fs::CWD,
+            path,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+    };
     let mut text = [0; 1024];
     let length = read(open(c"/proc/self/stat", OFlags::RDONLY)?, &mut text)?;
     let text = text.get(..length).unwrap_or_default();
@@ -292,12 +347,25 @@ fn hide_caller() -> rustix::io::Result<()> {
 }
 
 /// Opens a new pty and returns its master; the other side, the terminal, stays in the context.
-fn open_terminal(context: &mut Context, ptmx: &CStr, rows: u16, columns: u16) -> Result<OwnedFd, Failure> {
+fn open_terminal(
+    context: &mut Context,
+    ptmx: &CStr,
+    rows: u16,
+    columns: u16,
+) -> Result<OwnedFd, Failure> {
     let open = || {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let master = openat(rustix::fs::CWD, ptmx, flags, Mode::empty())?;
         unlockpt(&master)?;
-        tcsetwinsize(&master, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?;
+        tcsetwinsize(
+            &master,
+            Winsize {
+                ws_row: rows,
+                ws_col: columns,
+                ws_xpixel: 0,
+                ws_ypixel: 0,
+            },
+        )?;
         let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let terminal = ioctl_tiocgptpeer(&master, peer)?;
         Ok((master, terminal))
@@ -352,7 +420,11 @@ fn each_descriptor(first: i32, act: impl Fn(i32)) -> rustix::io::Result<()> {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut entries = RawDir::new(&directory, &mut buffer);
     while let Some(entry) = entries.next() {
-        let number = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok());
+        let number = entry?
+            .file_name()
+            .to_str()
+            .ok()
+            .and_then(|name| name.parse().ok());
         match number {
             Some(number) if number >= first && number != directory.as_raw_fd() => act(number),
             _ => {}

@@ -15,7 +15,10 @@ use crate::spec::{self, Spec};
 
 /// What to do, with everything in it validated.
 pub enum Action {
-    Run { spec: Box<Spec>, mode: Mode },
+    Run {
+        spec: Box<Spec>,
+        mode: Mode,
+    },
     /// The reaper on its own, for this command.
     Init(Vec<Vec<u8>>),
     /// Text for standard output: help or version.
@@ -171,8 +174,19 @@ struct Init {
 
 /// The options that take no value, by long name and letter. A test compares it with the structures above.
 const SWITCHES: [&str; 13] = [
-    "--interactive", "-i", "--tty", "-t", "--read-only", "--init", "--no-init", "--time", "--rm", "--keep",
-    "--dry-run", "--trace", "--help",
+    "--interactive",
+    "-i",
+    "--tty",
+    "-t",
+    "--read-only",
+    "--init",
+    "--no-init",
+    "--time",
+    "--rm",
+    "--keep",
+    "--dry-run",
+    "--trace",
+    "--help",
 ];
 
 /// What argh has no word for.
@@ -190,7 +204,10 @@ fn normalise(arguments: Vec<OsString>) -> Result<Normalised> {
         let bytes = argument.as_bytes();
         if bytes == b"-" || !bytes.starts_with(b"-") || bytes == b"--" {
             let first = Some(argument).filter(|argument| argument != "--");
-            return Ok(Normalised { options, rest: first.into_iter().chain(arguments).collect() });
+            return Ok(Normalised {
+                options,
+                rest: first.into_iter().chain(arguments).collect(),
+            });
         }
         let text = utf8(argument)?;
         let mut value = None;
@@ -199,7 +216,12 @@ fn normalise(arguments: Vec<OsString>) -> Result<Normalised> {
                 match given {
                     "true" => options.push(name.to_owned()),
                     "false" => {}
-                    _ => return Err(Error::new(format!("{name}: {given:?} is neither true nor false"))),
+                    _ => {
+                        return Err(Error::new(format!(
+                            "{name} {}: neither true nor false",
+                            crate::error::quote(given.as_bytes())
+                        )));
+                    }
                 }
                 continue;
             }
@@ -220,7 +242,10 @@ fn normalise(arguments: Vec<OsString>) -> Result<Normalised> {
             None => break,
         }
     }
-    Ok(Normalised { options, rest: Vec::new() })
+    Ok(Normalised {
+        options,
+        rest: Vec::new(),
+    })
 }
 
 /// Splits a cluster of letters such as `-it` or `-eKEY=VALUE`. `None` if the last letter takes no value; else the
@@ -232,15 +257,21 @@ fn letters(text: &str, options: &mut Vec<String>) -> Option<Option<String>> {
         options.push(option);
         if !switch {
             let rest = &text[at + letter.len_utf8()..];
-            return Some((!rest.is_empty()).then(|| rest.strip_prefix('=').unwrap_or(rest).to_owned()));
+            return Some(
+                (!rest.is_empty()).then(|| rest.strip_prefix('=').unwrap_or(rest).to_owned()),
+            );
         }
     }
     None
 }
 
 fn utf8(argument: OsString) -> Result<String> {
-    (argument.into_string())
-        .map_err(|argument| Error::new(format!("{}: not valid UTF-8", crate::error::quote(argument.as_bytes()))))
+    (argument.into_string()).map_err(|argument| {
+        Error::new(format!(
+            "{}: not valid UTF-8",
+            crate::error::quote(argument.as_bytes())
+        ))
+    })
 }
 
 /// Parses the arguments behind `argv[0]`.
@@ -248,7 +279,10 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
     let mut arguments = arguments.into_iter();
     let command = utf8(arguments.next().unwrap_or_else(|| "--help".into()))?;
     if command == "--version" || command == "-V" {
-        return Ok(Action::Print(format!("mini {}\n", env!("CARGO_PKG_VERSION"))));
+        return Ok(Action::Print(format!(
+            "mini {}\n",
+            env!("CARGO_PKG_VERSION")
+        )));
     }
     let Normalised { options, mut rest } = normalise(arguments.collect())?;
     let mut words: Vec<&str> = vec![&command];
@@ -270,15 +304,31 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
             run.into_spec(rootfs, rest)
         }
         Command::Init(init) if init.command.is_empty() => Err(Error::new("init: no command given")),
-        Command::Init(_) => Ok(Action::Init(rest.into_iter().map(OsStringExt::into_vec).collect())),
+        Command::Init(_) => Ok(Action::Init(
+            rest.into_iter().map(OsStringExt::into_vec).collect(),
+        )),
     }
 }
 
 /// argh's message of several lines as one.
 fn usage(command: &str, output: &str) -> Error {
-    let text = output.split("\n\n").next().unwrap_or(output).split_whitespace().collect::<Vec<_>>().join(" ");
-    let text = text.split(" Run mini").next().unwrap_or_default().replace("rootfs", "ROOTFS");
-    let help = if ["run", "init"].contains(&command) { format!("mini {command} --help") } else { "mini --help".into() };
+    let text = output
+        .split("\n\n")
+        .next()
+        .unwrap_or(output)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    let text = text
+        .split(" Run mini")
+        .next()
+        .unwrap_or_default()
+        .replace("rootfs", "ROOTFS");
+    let help = if ["run", "init"].contains(&command) {
+        format!("mini {command} --help")
+    } else {
+        "mini --help".into()
+    };
     Error::new(text).hint(format!("see {help}"))
 }
 
@@ -303,51 +353,97 @@ impl Run {
             ("--pid", &self.pid, raw::CLONE_NEWPID, "private"),
             ("--ipc", &self.ipc, raw::CLONE_NEWIPC, "private"),
             ("--uts", &self.uts, raw::CLONE_NEWUTS, "private"),
-            ("--cgroupns", &self.cgroupns, raw::CLONE_NEWCGROUP, "private"),
+            (
+                "--cgroupns",
+                &self.cgroupns,
+                raw::CLONE_NEWCGROUP,
+                "private",
+            ),
         ] {
             match value.as_deref() {
                 None => {}
                 Some("host") => shared |= flag,
                 Some(value) if value == other => {}
-                Some(value) => return Err(spec::invalid(option, value, &format!("not host or {other}"))),
+                Some(value) => {
+                    return Err(spec::invalid(
+                        option,
+                        value,
+                        &format!("not host or {other}"),
+                    ));
+                }
             }
         }
         if shared & raw::CLONE_NEWUTS != 0 && self.hostname.is_some() {
-            return Err(Error::new("--hostname would rename the host under --uts host"));
+            return Err(Error::new(
+                "--hostname would rename the host under --uts host",
+            ));
         }
         let cwd = std::env::current_dir().map_err(|error| Error::io("getcwd", "", &error))?;
         let (user, group) = spec::user(self.user.as_deref().unwrap_or("0"))?;
         let command: Vec<Vec<u8>> = command.into_iter().map(OsStringExt::into_vec).collect();
         let spec = Spec {
             rootfs: spec::rootfs(rootfs)?,
-            name: self.name.map(|name| spec::name("--name", name)).transpose()?,
-            hostname: self.hostname.map(|name| spec::name("--hostname", name)).transpose()?,
-            command: if command.is_empty() { vec![b"/bin/sh".to_vec()] } else { command },
+            name: self
+                .name
+                .map(|name| spec::name("--name", name))
+                .transpose()?,
+            hostname: self
+                .hostname
+                .map(|name| spec::name("--hostname", name))
+                .transpose()?,
+            command: if command.is_empty() {
+                vec![b"/bin/sh".to_vec()]
+            } else {
+                command
+            },
             environment,
             workdir: spec::workdir(self.workdir.as_deref().unwrap_or("/"))?,
             user,
             group,
             interactive: self.interactive,
             tty: self.tty,
-            volumes: (self.volume.iter()).map(|text| spec::volume(text, &cwd)).collect::<Result<_>>()?,
-            tmpfs: self.tmpfs.iter().map(|text| spec::tmpfs(text)).collect::<Result<_>>()?,
+            volumes: (self.volume.iter())
+                .map(|text| spec::volume(text, &cwd))
+                .collect::<Result<_>>()?,
+            tmpfs: self
+                .tmpfs
+                .iter()
+                .map(|text| spec::tmpfs(text))
+                .collect::<Result<_>>()?,
             read_only: self.read_only,
             shm_size: spec::size("--shm-size", self.shm_size.as_deref().unwrap_or("64m"))?,
-            limits: self.ulimit.iter().map(|text| spec::limit(text)).collect::<Result<_>>()?,
-            oom_score_adj: self.oom_score_adj.as_deref().map(oom_score_adj).transpose()?,
-            stop_signal: spec::signal("--stop-signal", self.stop_signal.as_deref().unwrap_or("TERM"))?,
+            limits: self
+                .ulimit
+                .iter()
+                .map(|text| spec::limit(text))
+                .collect::<Result<_>>()?,
+            oom_score_adj: self
+                .oom_score_adj
+                .as_deref()
+                .map(oom_score_adj)
+                .transpose()?,
+            stop_signal: spec::signal(
+                "--stop-signal",
+                self.stop_signal.as_deref().unwrap_or("TERM"),
+            )?,
             init: !self.no_init,
             shared,
             time: self.time,
             keep: self.keep,
-            upper: self.upper.as_deref().map_or(Ok(spec::Upper::Default), spec::upper)?,
+            upper: self
+                .upper
+                .as_deref()
+                .map_or(Ok(spec::Upper::Default), spec::upper)?,
         };
         let mode = match (self.dry_run, self.trace) {
             (true, _) => Mode::DryRun,
             (_, true) => Mode::Trace,
             _ => Mode::Normal,
         };
-        Ok(Action::Run { spec: Box::new(spec), mode })
+        Ok(Action::Run {
+            spec: Box::new(spec),
+            mode,
+        })
     }
 }
 

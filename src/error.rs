@@ -76,17 +76,34 @@ pub fn reason(errno: Errno) -> String {
     }
 }
 
-/// `bytes` between double quotes, with control characters and invalid UTF-8 escaped.
+/// `bytes` between double quotes; what is not UTF-8, controls the terminal or turns the direction of the text is
+/// escaped. (`char::escape_debug` does more than this and costs 4 KB of Unicode tables.)
 pub fn quote(bytes: &[u8]) -> String {
     let mut text = String::from("\"");
     for chunk in bytes.utf8_chunks() {
-        text.extend(chunk.valid().chars().flat_map(char::escape_debug));
+        for c in chunk.valid().chars() {
+            match c {
+                '"' | '\\' => text.extend(['\\', c]),
+                '\n' => text.push_str("\\n"),
+                '\0'..' '
+                | '\x7f'..'\u{a0}'
+                | '\u{200e}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}' => text.push_str(&format!("\\u{{{:x}}}", u32::from(c))),
+                _ => text.push(c),
+            }
+        }
         for byte in chunk.invalid() {
             text.push_str(&format!("\\x{byte:02x}"));
         }
     }
     text.push('"');
     text
+}
+
+/// A path as messages show it.
+pub fn path(path: &std::path::Path) -> String {
+    quote(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))
 }
 
 #[cfg(test)]

@@ -23,7 +23,10 @@ const PATH: usize = 512;
 
 /// Tries the candidates in order; returns only if none could be executed.
 pub fn execute(command: &Command, environment: &[Word]) -> (Errno, Detail) {
-    let mut reason = (Errno::NOENT, Detail::new(Reason::NotFound, command.name.to_bytes()));
+    let mut reason = (
+        Errno::NOENT,
+        Detail::new(Reason::NotFound, command.name.to_bytes()),
+    );
     for path in command.candidates {
         let errno = execve(path, command.arguments, environment);
         let detail = explain(path, errno);
@@ -47,9 +50,20 @@ fn explain(path: &CStr, errno: Errno) -> Detail {
     };
     match errno {
         Errno::NOENT => missing_interpreter(path),
-        Errno::ACCESS if FileType::from_raw_mode(status.st_mode).is_dir() => Detail::new(Reason::Directory, path.to_bytes()),
-        Errno::ACCESS if accessat(rustix::fs::CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_err() => {
-            Detail::new(if on_noexec(path) { Reason::NoExec } else { Reason::Permission }, path.to_bytes())
+        Errno::ACCESS if FileType::from_raw_mode(status.st_mode).is_dir() => {
+            Detail::new(Reason::Directory, path.to_bytes())
+        }
+        Errno::ACCESS
+            if accessat(rustix::fs::CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_err() =>
+        {
+            Detail::new(
+                if on_noexec(path) {
+                    Reason::NoExec
+                } else {
+                    Reason::Permission
+                },
+                path.to_bytes(),
+            )
         }
         Errno::NOEXEC => match Head::read(path) {
             Some(Head::Elf(elf)) if elf.machine != MACHINE => {
@@ -68,9 +82,14 @@ fn explain(path: &CStr, errno: Errno) -> Detail {
 }
 
 fn on_noexec(path: &CStr) -> bool {
-    openat(rustix::fs::CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .and_then(fstatvfs)
-        .is_ok_and(|status| status.f_flag.contains(StatVfsMountFlags::NOEXEC))
+    openat(
+        rustix::fs::CWD,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .and_then(fstatvfs)
+    .is_ok_and(|status| status.f_flag.contains(StatVfsMountFlags::NOEXEC))
 }
 
 /// Follows the chain of interpreters to the one that is missing.
@@ -92,7 +111,12 @@ fn missing_interpreter(path: &CStr) -> Detail {
         }
         head = Head::read(next);
     }
-    Detail::new(Reason::Interpreter, CStr::from_bytes_until_nul(&buffer).unwrap_or_default().to_bytes())
+    Detail::new(
+        Reason::Interpreter,
+        CStr::from_bytes_until_nul(&buffer)
+            .unwrap_or_default()
+            .to_bytes(),
+    )
 }
 
 /// What the beginning of an executable file says. Paths end with NUL.
@@ -127,8 +151,12 @@ impl Head {
         pread(&file, &mut bytes, 0).ok()?;
         if let Some(line) = bytes.strip_prefix(b"#!") {
             let line = line.split(|byte| *byte == b'\n').next()?.trim_ascii_start();
-            let end = line.iter().position(|byte| matches!(byte, b' ' | b'\t' | b'\0'));
-            return Some(Head::Script(terminated(line.get(..end.unwrap_or(line.len()))?)));
+            let end = line
+                .iter()
+                .position(|byte| matches!(byte, b' ' | b'\t' | b'\0'));
+            return Some(Head::Script(terminated(
+                line.get(..end.unwrap_or(line.len()))?,
+            )));
         }
         if !bytes.starts_with(b"\x7fELF") {
             return None;
@@ -136,8 +164,11 @@ impl Head {
         let machine = u16::from_le_bytes(*bytes.get(18..)?.first_chunk()?);
         // Offsets of e_phoff, e_phentsize (e_phnum follows) and, in a program header, p_offset and p_filesz.
         let wide = bytes.get(4) == Some(&2);
-        let (phoff, phentsize, offset, size) =
-            if wide { (32, 54, 8, 32) } else { (28, 42, 4, 16) };
+        let (phoff, phentsize, offset, size) = if wide {
+            (32, 54, 8, 32)
+        } else {
+            (28, 42, 4, 16)
+        };
         let word = |bytes: &[u8], at: usize| -> Option<u64> {
             let bytes = bytes.get(at..)?;
             match wide {
@@ -145,9 +176,17 @@ impl Head {
                 false => Some(u64::from(u32::from_le_bytes(*bytes.first_chunk()?))),
             }
         };
-        let half = |at: usize| Some(u64::from(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?)));
-        let (table, entry_size, count) = (word(&bytes, phoff)?, half(phentsize)?, half(phentsize + 2)?);
-        let mut elf = Elf { machine, loader: [0; PATH] };
+        let half = |at: usize| {
+            Some(u64::from(u16::from_le_bytes(
+                *bytes.get(at..)?.first_chunk()?,
+            )))
+        };
+        let (table, entry_size, count) =
+            (word(&bytes, phoff)?, half(phentsize)?, half(phentsize + 2)?);
+        let mut elf = Elf {
+            machine,
+            loader: [0; PATH],
+        };
         for index in 0..count.min(64) {
             let mut entry = [0; 56];
             pread(&file, &mut entry, table.checked_add(index * entry_size)?).ok()?;

@@ -61,7 +61,7 @@ pub struct Host {
     pub hosts: Vec<u8>,
     pub resolv_conf: Vec<u8>,
     /// Which of the host's /dev/shm and /dev/mqueue are there to be shared.
-    pub ipc_mounts: Vec<&'static str>,
+    pub shared_ipc: [bool; 2],
     /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME show, in whole seconds.
     pub clocks: (i64, i64),
 }
@@ -76,12 +76,16 @@ pub struct Subordinate {
 
 /// Probes what a plan for `spec` depends on. Fails on what the user named and is not there, before anything is made.
 pub fn probe(spec: &Spec) -> Result<Host> {
-    let privileged = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    let privileged =
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let version = kernel_version();
     let filesystems = fs::read_to_string("/proc/filesystems").ok();
     let has = |name: &str| {
-        filesystems.as_ref().is_none_or(|text| text.lines().any(|line| line.split('\t').nth(1) == Some(name)))
+        filesystems.as_ref().is_none_or(|text| {
+            text.lines()
+                .any(|line| line.split('\t').nth(1) == Some(name))
+        })
     };
     for volume in &spec.volumes {
         exists("--volume", &volume.source)?;
@@ -113,10 +117,13 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         terminals,
         window: window(terminals),
         term: std::env::var_os("TERM").map(|term| term.as_bytes().to_vec()),
-        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        hostname: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
         hosts: shared_file(spec, "/etc/hosts"),
         resolv_conf: shared_file(spec, "/etc/resolv.conf"),
-        ipc_mounts: ["shm", "mqueue"].into_iter().filter(|name| Path::new("/dev").join(name).is_dir()).collect(),
+        shared_ipc: ["/dev/shm", "/dev/mqueue"].map(|path| Path::new(path).is_dir()),
         clocks: (seconds(ClockId::Monotonic), seconds(ClockId::Boottime)),
     })
 }
@@ -137,7 +144,11 @@ fn seconds(clock: ClockId) -> i64 {
 fn exists(what: &str, path: &Path) -> Result<bool> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(metadata.is_dir()),
-        Err(error) => Err(Error::io(&format!("{what} stat"), path.as_os_str().as_bytes(), &error)),
+        Err(error) => Err(Error::io(
+            &format!("{what} stat"),
+            path.as_os_str().as_bytes(),
+            &error,
+        )),
     }
 }
 
@@ -145,7 +156,9 @@ fn exists(what: &str, path: &Path) -> Result<bool> {
 /// and not from getrandom(2), which may wait for entropy in an initramfs; making the directory settles a tie.
 fn new_id() -> String {
     let now = clock_gettime(ClockId::Realtime);
-    let mut x = (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64);
+    let mut x = (now.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(now.tv_nsec as u64);
     x ^= u64::from(std::process::id()) << 40;
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -175,7 +188,10 @@ fn namespaces() -> u32 {
         return known.iter().fold(0, |set, (_, flag)| set | flag);
     }
     let there = |name: &str| fs::symlink_metadata(format!("/proc/self/ns/{name}")).is_ok();
-    known.iter().filter(|(name, _)| there(name)).fold(0, |set, (_, flag)| set | flag)
+    known
+        .iter()
+        .filter(|(name, _)| there(name))
+        .fold(0, |set, (_, flag)| set | flag)
 }
 
 /// Whether the running kernel has a file system as a module that mounting would load.
@@ -196,12 +212,18 @@ fn window(terminals: [bool; 3]) -> (u16, u16) {
 /// A directory named by the environment: absolute, and without the characters that overlay's options give a
 /// meaning to.
 fn named(variable: &str) -> Result<Option<PathBuf>> {
-    let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from) else {
+    let Some(path) = std::env::var_os(variable)
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+    else {
         return Ok(None);
     };
     let bytes = path.as_os_str().as_bytes();
     if !path.is_absolute() || bytes.iter().any(|byte| b",:\\\n".contains(byte)) {
-        let error = Error::new(format!("{variable}={}: not usable", crate::error::quote(bytes)));
+        let error = Error::new(format!(
+            "{variable}={}: not usable",
+            crate::error::quote(bytes)
+        ));
         return Err(error.hint("an absolute path without , : \\ is needed"));
     }
     Ok(Some(path))
@@ -224,8 +246,12 @@ fn run_directory(privileged: bool, uid: u32) -> Result<(PathBuf, Option<PathBuf>
         }
     }
     // A read-only machine: nobody else sees what is mounted in mini's own mount namespace.
-    let cover = ["/run", "/tmp", "/mnt", "/dev"].into_iter().find(|path| Path::new(path).is_dir());
-    let cover = PathBuf::from(cover.ok_or_else(|| Error::new("no directory for running containers: set MINI_RUN"))?);
+    let cover = ["/run", "/tmp", "/mnt", "/dev"]
+        .into_iter()
+        .find(|path| Path::new(path).is_dir());
+    let cover = PathBuf::from(
+        cover.ok_or_else(|| Error::new("no directory for running containers: set MINI_RUN"))?,
+    );
     Ok((cover.join("mini"), Some(cover)))
 }
 
@@ -240,7 +266,9 @@ fn store_directory(privileged: bool, run: &Path) -> Result<PathBuf> {
         (false, None, Some(home)) => Some(home.join(".local/share/mini")),
         (false, None, None) => None,
     };
-    Ok(data.filter(|path| creatable(path)).unwrap_or_else(|| run.to_owned()))
+    Ok(data
+        .filter(|path| creatable(path))
+        .unwrap_or_else(|| run.to_owned()))
 }
 
 /// Whether the nearest directory above `path` that exists can be written to.
@@ -248,14 +276,24 @@ fn creatable(path: &Path) -> bool {
     let nearest = path.ancestors().find(|path| path.is_dir());
     nearest.is_some_and(|path| {
         use rustix::fs::{Access, AtFlags, accessat};
-        accessat(CWD, path.as_os_str().as_bytes(), Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+        accessat(
+            CWD,
+            path.as_os_str().as_bytes(),
+            Access::WRITE_OK | Access::EXEC_OK,
+            AtFlags::EACCESS,
+        )
+        .is_ok()
     })
 }
 
 /// This user's subordinate ids, if both kinds are there and the two programs that map them as well.
 fn subordinate(uid: u32) -> Option<Subordinate> {
     let path = std::env::var_os("PATH")?;
-    let find = |name: &str| std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    let find = |name: &str| {
+        std::env::split_paths(&path)
+            .map(|dir| dir.join(name))
+            .find(|file| file.is_file())
+    };
     let user = user_name(uid).unwrap_or_default();
     let ids = |file: &str| -> Option<(u32, u32)> {
         let text = fs::read_to_string(file).ok()?;

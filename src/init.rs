@@ -59,7 +59,9 @@ pub fn reap(command: Pid, foreground: bool) -> i32 {
                     stop_and_resume(command, foreground);
                 }
             }
-            raw::SIGINT | raw::SIGQUIT | raw::SIGHUP | raw::SIGWINCH | raw::SIGCONT => signal_group(command, signal),
+            raw::SIGINT | raw::SIGQUIT | raw::SIGHUP | raw::SIGWINCH | raw::SIGCONT => {
+                signal_group(command, signal)
+            }
             _ => drop(sys::kill(command.as_raw_pid(), signal)),
         }
     }
@@ -76,7 +78,11 @@ fn signal_group(command: Pid, signal: i32) {
 
 /// Reaps every child that has ended; the status to exit with, once the command is among them.
 fn collect(command: Pid, stoppable: bool) -> Option<i32> {
-    let options = if stoppable { WaitOptions::NOHANG | WaitOptions::UNTRACED } else { WaitOptions::NOHANG };
+    let options = if stoppable {
+        WaitOptions::NOHANG | WaitOptions::UNTRACED
+    } else {
+        WaitOptions::NOHANG
+    };
     let mut result = None;
     // Ends at None (nobody has ended) or ECHILD (nobody is left).
     while let Ok(Some((pid, status))) = wait(options) {
@@ -89,7 +95,9 @@ fn collect(command: Pid, stoppable: bool) -> Option<i32> {
             stop_and_resume(command, true);
             continue;
         }
-        result = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
+        result = status
+            .exit_status()
+            .or(status.terminating_signal().map(|signal| 128 + signal));
     }
     result
 }

@@ -10,7 +10,12 @@
 //! why it did not start), [`init`] (PID 1), [`report`] (how a failure reaches the supervisor), [`sys`] (`unsafe`).
 #![no_std]
 #![deny(unsafe_code)]
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 pub mod child;
 pub mod exec;

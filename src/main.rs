@@ -26,12 +26,13 @@ use std::process::ExitCode;
 use cli::Action;
 
 fn main() -> ExitCode {
-    let result = cli::parse(std::env::args_os().skip(1).collect()).and_then(|action| match action {
-        Action::Run { spec, mode } => run::run(&spec, mode),
-        Action::Init(command) => reaper::run(&command),
-        Action::Print(text) => (std::io::stdout().write_all(text.as_bytes()).map(|()| 0))
-            .map_err(|error| error::Error::io("write", "standard output", &error)),
-    });
+    let result =
+        cli::parse(std::env::args_os().skip(1).collect()).and_then(|action| match action {
+            Action::Run { spec, mode } => run::run(&spec, mode),
+            Action::Init(command) => reaper::run(&command),
+            Action::Print(text) => (std::io::stdout().write_all(text.as_bytes()).map(|()| 0))
+                .map_err(|error| error::Error::io("write", "standard output", &error)),
+        });
     result.map(ExitCode::from).unwrap_or_else(|error| {
         // Standard error may be closed; then there is nobody to tell, and the status says it all.
         let _ = writeln!(std::io::stderr(), "mini: {error}");

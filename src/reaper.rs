@@ -4,6 +4,8 @@
 //! (prctl(2), Linux 3.4). With a terminal on standard input the command leads the foreground process group of
 //! mini's own session, so that an interactive shell has job control; without one it leads a session of its own.
 
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -13,38 +15,53 @@ use rustix::termios::isatty;
 use container::child::{Context, Environment, Program, container};
 use container::init;
 use container::report::{Outcome, Report};
-use container::step::{Command, Step};
+use container::step::Step;
 use container::sys::{self, Word};
 use container::user::User;
 
 use crate::error::{Error, Result};
-use crate::plan::{candidates, leak};
+use crate::plan::{leak, prepare};
 use crate::run::exec_error;
 
 /// Runs `command` and returns the status to exit with.
 pub fn run(command: &[Vec<u8>]) -> Result<u8> {
     sys::set_signal_mask(init::FORWARDED);
     if getpid() != Pid::INIT {
-        set_child_subreaper(Some(getpid())).map_err(|errno| Error::sys("prctl", "PR_SET_CHILD_SUBREAPER", errno))?;
+        set_child_subreaper(Some(getpid()))
+            .map_err(|errno| Error::sys("prctl", "PR_SET_CHILD_SUBREAPER", errno))?;
     }
     let foreground = isatty(sys::borrow(0));
-    let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|errno| Error::sys("socketpair", "", errno))?;
+    let (control, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|errno| Error::sys("socketpair", "", errno))?;
     let mut context = context(theirs);
-    let words = command.iter().map(|word| Word::new(leak(word.clone()))).chain([Word::END]).collect::<Vec<_>>();
-    let path = std::env::var_os("PATH").map(std::os::unix::ffi::OsStringExt::into_vec);
-    let command = Command {
-        name: leak(command[0].clone()),
-        candidates: Box::leak(candidates(&command[0], path.as_deref()).into_boxed_slice()),
-        arguments: Box::leak(words.into_boxed_slice()),
+    let path = std::env::var_os("PATH").unwrap_or_default().into_vec();
+    let command = prepare(command, &path);
+    let own_group = if foreground {
+        Step::Foreground
+    } else {
+        Step::Setsid
     };
-    let own_group = if foreground { Step::Foreground } else { Step::Setsid };
-    let steps = Box::leak(Box::new([own_group, Step::ResetSignals(0), Step::Execve(command)]));
-    let program = Program { steps, trace: false };
-    let pid = sys::clone(0, || container(program, 0, &mut context)).map_err(|errno| Error::sys("clone3", "", errno))?;
+    let steps = Box::leak(Box::new([
+        own_group,
+        Step::ResetSignals(0),
+        Step::Execve(command),
+    ]));
+    let program = Program {
+        steps,
+        trace: false,
+    };
+    let pid = sys::clone(0, || container(program, 0, &mut context))
+        .map_err(|errno| Error::sys("clone3", "", errno))?;
     drop(context);
     // Until the command has been executed there is something to wait for that is not a signal.
-    while let Some((report, _)) = Report::receive(&control).map_err(|errno| Error::sys("recvmsg", "control", errno))? {
+    while let Some((report, _)) =
+        Report::receive(&control).map_err(|errno| Error::sys("recvmsg", "control", errno))?
+    {
         if let Outcome::Failed(errno) = report.outcome {
             return Err(match steps[usize::from(report.step)] {
                 Step::Execve(command) => exec_error(&command, errno, &report.detail),
@@ -54,7 +71,12 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
     }
     drop(control);
     // Whoever reads the output sees its end when the command closes it.
-    if let Ok(null) = openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+    if let Ok(null) = openat(
+        CWD,
+        c"/dev/null",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
         let _ = sys::duplicate(&null, 1).and_then(|()| sys::duplicate(&null, 2));
     }
     Ok(u8::try_from(init::reap(pid, foreground)).unwrap_or(crate::error::FAILED))
@@ -62,15 +84,21 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
 
 /// The caller's environment, and nothing else that steps could use.
 fn context(control: OwnedFd) -> Context {
-    use std::os::unix::ffi::OsStrExt;
-    let variables = std::env::vars_os().map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes()].concat());
-    let words: Vec<Word> = variables.map(|text| Word::new(leak(text))).chain([Word::END]).collect();
+    let variables =
+        std::env::vars_os().map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes()].concat());
+    let words: Vec<Word> = variables
+        .map(|text| Word::new(leak(text)))
+        .chain([Word::END])
+        .collect();
     Context {
         control: Some(control),
         stdio: [None, None, None],
         root: None,
         terminal: None,
         user: User::ROOT,
-        environment: Environment { words: Box::leak(words.into_boxed_slice()), home: None },
+        environment: Environment {
+            words: Box::leak(words.into_boxed_slice()),
+            home: None,
+        },
     }
 }

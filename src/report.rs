@@ -9,8 +9,8 @@ use core::mem::MaybeUninit;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut, Result};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
 /// Bytes of explanation a report can carry: enough for most paths; longer ones are cut.
@@ -88,10 +88,17 @@ const REASONS: [Reason; 11] = [
 ];
 
 impl Detail {
-    pub const NONE: Detail = Detail { reason: Reason::Errno, length: 0, name: [0; DETAIL] };
+    pub const NONE: Detail = Detail {
+        reason: Reason::Errno,
+        length: 0,
+        name: [0; DETAIL],
+    };
 
     pub fn new(reason: Reason, name: &[u8]) -> Detail {
-        let mut detail = Detail { reason, ..Detail::NONE };
+        let mut detail = Detail {
+            reason,
+            ..Detail::NONE
+        };
         for (to, from) in detail.name.iter_mut().zip(name) {
             *to = *from;
         }
@@ -100,7 +107,9 @@ impl Detail {
     }
 
     pub fn name(&self) -> &[u8] {
-        self.name.get(..usize::from(self.length)).unwrap_or_default()
+        self.name
+            .get(..usize::from(self.length))
+            .unwrap_or_default()
     }
 }
 
@@ -152,7 +161,13 @@ impl Report {
         if !descriptors.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(descriptors));
         }
-        sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
+        sendmsg(
+            socket,
+            &[IoSlice::new(&bytes)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+        .map(drop)
     }
 
     /// Receives the next report and the descriptor that came with it; `None` at end of file.
@@ -160,8 +175,12 @@ impl Report {
         let mut bytes = [0; SIZE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received =
-            recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let received = recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )?;
         if received.bytes == 0 {
             return Ok(None);
         }

@@ -13,7 +13,9 @@ use core::ffi::CStr;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, mkdirat, openat, stat};
 use rustix::io::{Errno, Result};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
+};
 
 use linux_raw_sys::general as raw;
 
@@ -26,7 +28,8 @@ const FILE: Mode = Mode::from_raw_mode(0o644);
 
 /// `mount(2)`, with the target resolved as its kind demands.
 pub fn mount(root: Option<BorrowedFd<'_>>, mount: &Mount) -> Result<()> {
-    let call = |target: &CStr| sys::mount(mount.source, target, mount.fstype, mount.flags, mount.data);
+    let call =
+        |target: &CStr| sys::mount(mount.source, target, mount.fstype, mount.flags, mount.data);
     let descriptor = match mount.target {
         Target::Path(path) => return call(path),
         Target::Root(path) => plain_directory(root.ok_or(Errno::BADF)?, path)?,
@@ -34,7 +37,9 @@ pub fn mount(root: Option<BorrowedFd<'_>>, mount: &Mount) -> Result<()> {
             let root = root.ok_or(Errno::BADF)?;
             let bind = mount.flags & raw::MS_BIND != 0 && mount.flags & raw::MS_REMOUNT == 0;
             match mount.source {
-                Some(source) if bind && !is_directory(source)? => resolve::make_file(root, path.to_bytes(), FILE)?,
+                Some(source) if bind && !is_directory(source)? => {
+                    resolve::make_file(root, path.to_bytes(), FILE)?
+                }
                 _ => resolve::make_dir(root, path.to_bytes(), DIRECTORY)?,
             }
         }
@@ -53,8 +58,16 @@ pub fn set_attributes(
         Target::Path(path) => return sys::mount_setattr(path, attributes, recursive),
         Target::Root(path) | Target::Inside(path) => path,
     };
-    let mounted = resolve::open(root.ok_or(Errno::BADF)?, path.to_bytes(), OFlags::PATH | OFlags::CLOEXEC)?;
-    sys::mount_setattr(DescriptorPath::new(&mounted).as_cstr(), attributes, recursive)
+    let mounted = resolve::open(
+        root.ok_or(Errno::BADF)?,
+        path.to_bytes(),
+        OFlags::PATH | OFlags::CLOEXEC,
+    )?;
+    sys::mount_setattr(
+        DescriptorPath::new(&mounted).as_cstr(),
+        attributes,
+        recursive,
+    )
 }
 
 fn is_directory(path: &CStr) -> Result<bool> {
@@ -110,7 +123,12 @@ pub fn loopback_up() -> Result<()> {
     const NLMSG_ERROR: u16 = 2;
     const IFF_UP: u32 = 1;
     // No protocol is protocol 0, NETLINK_ROUTE.
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     // struct nlmsghdr: length, type, flags, sequence, port; struct ifinfomsg: family and padding, device type,
     // index, flags, mask of flags to change.
     let mut message = [0; 32];
@@ -129,8 +147,12 @@ pub fn loopback_up() -> Result<()> {
     let mut answer = [0; 64];
     recv(socket.as_fd(), &mut answer, RecvFlags::empty())?;
     // struct nlmsgerr behind the header: 0 or a negative errno.
-    let kind = answer.get(4..6).and_then(|bytes| bytes.first_chunk().copied());
-    let error = answer.get(16..20).and_then(|bytes| bytes.first_chunk().copied());
+    let kind = answer
+        .get(4..6)
+        .and_then(|bytes| bytes.first_chunk().copied());
+    let error = answer
+        .get(16..20)
+        .and_then(|bytes| bytes.first_chunk().copied());
     match (kind.map(u16::from_ne_bytes), error.map(i32::from_ne_bytes)) {
         (Some(NLMSG_ERROR), Some(0)) => Ok(()),
         (Some(NLMSG_ERROR), Some(error)) => Err(Errno::from_raw_os_error(-error)),

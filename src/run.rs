@@ -42,19 +42,35 @@ pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
     let mut plan = plan(spec, &host)?;
     if mode == RunMode::DryRun {
         let mut output = std::io::stdout().lock();
-        (output.write_all(plan.lines().as_bytes()).and_then(|()| output.flush()))
-            .map_err(|error| Error::io("write", "standard output", &error))?;
+        (output
+            .write_all(plan.lines().as_bytes())
+            .and_then(|()| output.flush()))
+        .map_err(|error| Error::io("write", "standard output", &error))?;
         return Ok(0);
     }
     // From here on a signal waits until it is read: it must not end mini with the work half done.
     sys::set_signal_mask(init::FORWARDED);
-    let signals = sys::signalfd(init::FORWARDED).map_err(|errno| Error::sys("signalfd", "", errno))?;
-    let (control, theirs) = (socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None))
-        .map_err(|errno| Error::sys("socketpair", "", errno).hint("CONFIG_UNIX"))?;
+    let signals =
+        sys::signalfd(init::FORWARDED).map_err(|errno| Error::sys("signalfd", "", errno))?;
+    let (control, theirs) = (socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    ))
+    .map_err(|errno| Error::sys("socketpair", "", errno).hint("CONFIG_UNIX"))?;
     let mut words = std::mem::take(&mut plan.environment);
     words.push(Word::END);
-    let home = plan.home.map(|index| (index, Box::leak(vec![0u8; 1100].into_boxed_slice()) as &'static mut [u8]));
-    let environment = Environment { words: Box::leak(words.into_boxed_slice()), home };
+    let home = plan.home.map(|index| {
+        (
+            index,
+            Box::leak(vec![0u8; 1100].into_boxed_slice()) as &'static mut [u8],
+        )
+    });
+    let environment = Environment {
+        words: Box::leak(words.into_boxed_slice()),
+        home,
+    };
     let mut supervisor = Supervisor {
         spec,
         host: &host,
@@ -104,7 +120,8 @@ impl Supervisor<'_> {
             eprintln!("# {note}");
         }
         if !self.plan.terminal {
-            self.streams().map_err(|errno| Error::sys("pipe", "standard streams", errno))?;
+            self.streams()
+                .map_err(|errno| Error::sys("pipe", "standard streams", errno))?;
         }
         for task in &self.plan.tasks {
             if self.interrupted() {
@@ -120,8 +137,14 @@ impl Supervisor<'_> {
     fn trace_line(&self, actor: &str, step: &dyn std::fmt::Display, time: Duration) {
         if self.trace {
             // Raw mode leaves the carriage where it is.
-            let end = if self.terminal.is_some() { "\r\n" } else { "\n" };
-            eprint!("{actor:<10} {step} <{:.1} us>{end}", time.as_nanos() as f64 / 1000.0);
+            let end = if self.terminal.is_some() {
+                "\r\n"
+            } else {
+                "\n"
+            };
+            // Without a float, whose formatting would take 5 KB of the binary.
+            let (us, tenth) = (time.as_micros(), time.as_nanos() / 100 % 10);
+            eprint!("{actor:<10} {step} <{us}.{tenth} us>{end}");
         }
     }
 
@@ -140,12 +163,18 @@ impl Supervisor<'_> {
                 Ok(())
             }
             Task::KeepDirectory(path) => store::make_private(path),
-            Task::Unpack { archive, to, single_id, in_userns } => self.unpack(archive, to, *single_id, *in_userns),
+            Task::Unpack {
+                archive,
+                to,
+                single_id,
+                in_userns,
+            } => self.unpack(archive, to, *single_id, *in_userns),
             Task::Adopt { from, to } => adopt(from, to),
             Task::Clone(flags) => self.clone(task, *flags),
             Task::Go => {
                 let control = self.control.as_ref().expect("open until the command runs");
-                send(control, b"!", SendFlags::NOSIGNAL).map_err(|errno| Error::sys("send", "control", errno))?;
+                send(control, b"!", SendFlags::NOSIGNAL)
+                    .map_err(|errno| Error::sys("send", "control", errno))?;
                 Ok(())
             }
             Task::Unmount(path) => {
@@ -153,22 +182,35 @@ impl Supervisor<'_> {
                 Ok(())
             }
             Task::RemoveDirectory(path) => {
-                self.directories.retain(|directory| directory.path() != path);
+                self.directories
+                    .retain(|directory| directory.path() != path);
                 Ok(())
             }
         }
     }
 
     fn clone(&mut self, task: &Task, flags: u32) -> Result<()> {
-        let program = Program { steps: self.plan.steps, trace: self.trace };
-        let supervisors_end = self.control.as_ref().map(|control| rustix::fd::AsRawFd::as_raw_fd(control));
+        let program = Program {
+            steps: self.plan.steps,
+            trace: self.trace,
+        };
+        let supervisors_end = self
+            .control
+            .as_ref()
+            .map(|control| rustix::fd::AsRawFd::as_raw_fd(control));
         let context = &mut self.context;
         let pid = sys::clone(flags, || {
             // Only the supervisor may hold its end: the container must see it closed when the supervisor dies.
             supervisors_end.map(sys::close);
             child::container(program, 0, context)
         })
-        .map_err(|errno| namespace_error(Error::new(format!("{task}: {}", reason(errno))), errno, self.host))?;
+        .map_err(|errno| {
+            namespace_error(
+                Error::new(format!("{task}: {}", reason(errno))),
+                errno,
+                self.host,
+            )
+        })?;
         self.child = Some(pid);
         // What only the container needs is closed here, so that end of file means what it should.
         self.context.control = None;
@@ -176,30 +218,51 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    fn unpack(&mut self, archive: &Rootfs, to: &Path, single_id: bool, in_userns: bool) -> Result<()> {
+    fn unpack(
+        &mut self,
+        archive: &Rootfs,
+        to: &Path,
+        single_id: bool,
+        in_userns: bool,
+    ) -> Result<()> {
         let (file, name): (Box<dyn std::io::Read>, &[u8]) = match archive {
             Rootfs::Stdin => (Box::new(std::io::stdin()), b"-"),
             Rootfs::Path(path) => {
                 let name = path.as_os_str().as_bytes();
-                (Box::new(std::fs::File::open(path).map_err(|error| Error::io("open", name, &error))?), name)
+                (
+                    Box::new(
+                        std::fs::File::open(path)
+                            .map_err(|error| Error::io("open", name, &error))?,
+                    ),
+                    name,
+                )
             }
         };
         let target = to.as_os_str().as_bytes();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, target, flags, Mode::empty()).map_err(|errno| Error::sys("open", target, errno))?;
-        let space = rustix::fs::fstatvfs(&root).map_err(|errno| Error::sys("statvfs", target, errno))?;
+        let root = openat(CWD, target, flags, Mode::empty())
+            .map_err(|errno| Error::sys("open", target, errno))?;
+        let space =
+            rustix::fs::fstatvfs(&root).map_err(|errno| Error::sys("statvfs", target, errno))?;
         let options = image::unpack::Options {
             single_id,
             in_userns,
             limit: space.f_bavail.saturating_mul(space.f_frsize),
             limit_name: to.display().to_string(),
         };
-        let source = Interruptible { source: file, signals: &self.signals };
+        let source = Interruptible {
+            source: file,
+            signals: &self.signals,
+        };
         let report = image::unpack::unpack(source, name, root.as_fd(), &options)?;
         if self.trace {
             eprintln!(
                 "# {} members, {} bytes; not possible here: {} devices, {} owners, {} attributes",
-                report.members, report.bytes, report.skipped_devices, report.skipped_owners, report.skipped_xattrs
+                report.members,
+                report.bytes,
+                report.skipped_devices,
+                report.skipped_owners,
+                report.skipped_xattrs
             );
         }
         Ok(())
@@ -210,9 +273,12 @@ impl Supervisor<'_> {
         for (number, stream) in self.plan.streams.into_iter().enumerate() {
             self.context.stdio[number] = match stream {
                 Stream::Inherit => None,
-                Stream::Null => {
-                    Some(openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
-                }
+                Stream::Null => Some(openat(
+                    CWD,
+                    c"/dev/null",
+                    OFlags::RDWR | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?),
                 Stream::Relay => {
                     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
                     let own = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number as i32), 3)?;
@@ -253,7 +319,11 @@ impl Supervisor<'_> {
     /// Waits for something to happen: a signal, a report, or (by index) a relay that can go on.
     fn wait(&self) -> (bool, bool, Vec<bool>) {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        fds.extend(self.control.as_ref().map(|control| PollFd::new(control, PollFlags::IN)));
+        fds.extend(
+            self.control
+                .as_ref()
+                .map(|control| PollFd::new(control, PollFlags::IN)),
+        );
         let first = fds.len();
         let interests: Vec<Option<PollFd<'_>>> = self.relays.iter().map(Relay::interest).collect();
         fds.extend(interests.iter().flatten().cloned());
@@ -261,7 +331,10 @@ impl Supervisor<'_> {
         let _ = poll(&mut fds, None);
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         let mut results = fds[first..].iter().map(ready);
-        let relays = interests.iter().map(|interest| interest.is_some() && results.next() == Some(true)).collect();
+        let relays = interests
+            .iter()
+            .map(|interest| interest.is_some() && results.next() == Some(true))
+            .collect();
         (ready(&fds[0]), first == 2 && ready(&fds[1]), relays)
     }
 
@@ -270,23 +343,36 @@ impl Supervisor<'_> {
         let Some(control) = &self.control else {
             return Ok(());
         };
-        let received = Report::receive(control).map_err(|errno| Error::sys("recvmsg", "control", errno))?;
+        let received =
+            Report::receive(control).map_err(|errno| Error::sys("recvmsg", "control", errno))?;
         let Some((report, descriptor)) = received else {
             self.control = None;
             self.started();
             return Ok(());
         };
         let index = usize::from(report.step);
-        let step = self.plan.steps.get(index).ok_or_else(|| Error::new("control: bad report"))?;
+        let step = self
+            .plan
+            .steps
+            .get(index)
+            .ok_or_else(|| Error::new("control: bad report"))?;
         match report.outcome {
             Outcome::Done => {
-                self.trace_line(self.plan.actor(index), step, Duration::from_nanos(report.nanoseconds));
+                self.trace_line(
+                    self.plan.actor(index),
+                    step,
+                    Duration::from_nanos(report.nanoseconds),
+                );
             }
-            Outcome::Failed(errno) => return Err(step_error(step, (errno, report.detail), self.host)),
+            Outcome::Failed(errno) => {
+                return Err(step_error(step, (errno, report.detail), self.host));
+            }
         }
         if let Some(master) = descriptor {
             let terminal = Terminal::new(master);
-            let relays = terminal.relays().map_err(|errno| Error::sys("dup", "terminal", errno))?;
+            let relays = terminal
+                .relays()
+                .map_err(|errno| Error::sys("dup", "terminal", errno))?;
             self.relays.extend(relays);
             self.terminal = Some(terminal);
         }
@@ -296,7 +382,12 @@ impl Supervisor<'_> {
     /// The command runs. The supervisor lets go of the caller's input and output, so that whoever reads the output
     /// sees its end when the container closes it; standard error stays for messages.
     fn started(&self) {
-        let null = openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        let null = openat(
+            CWD,
+            c"/dev/null",
+            OFlags::RDWR | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
         if let (Ok(null), None) = (null, &self.terminal) {
             let _ = sys::duplicate(&null, 0).and_then(|()| sys::duplicate(&null, 1));
         }
@@ -323,7 +414,9 @@ impl Supervisor<'_> {
                     *ended = Some(exit_status(status));
                 }
             }
-            raw::SIGWINCH if self.terminal.is_some() => self.terminal.iter().for_each(Terminal::resize),
+            raw::SIGWINCH if self.terminal.is_some() => {
+                self.terminal.iter().for_each(Terminal::resize)
+            }
             raw::SIGTSTP | raw::SIGTTIN | raw::SIGTTOU => {
                 self.terminal.iter().for_each(Terminal::restore);
                 forward(raw::SIGTSTP as i32);
@@ -358,13 +451,20 @@ impl Supervisor<'_> {
 
 /// The status that stands for how a process ended.
 fn exit_status(status: WaitStatus) -> u8 {
-    let status = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
-    status.and_then(|status| u8::try_from(status).ok()).unwrap_or(crate::error::FAILED)
+    let status = status
+        .exit_status()
+        .or(status.terminating_signal().map(|signal| 128 + signal));
+    status
+        .and_then(|status| u8::try_from(status).ok())
+        .unwrap_or(crate::error::FAILED)
 }
 
 /// Whether the signal descriptor has something to read.
 fn pending(signals: &OwnedFd) -> bool {
-    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = rustix::time::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&now)) == Ok(1)
 }
 
@@ -387,7 +487,9 @@ impl std::io::Read for Interruptible<'_> {
 /// The upper directory's owner and mode are what the container's `/` shows.
 fn adopt(from: &Path, to: &Path) -> Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    let fail = |operation: &str, path: &Path, error| Error::io(operation, path.as_os_str().as_bytes(), &error);
+    let fail = |operation: &str, path: &Path, error| {
+        Error::io(operation, path.as_os_str().as_bytes(), &error)
+    };
     let status = std::fs::metadata(from).map_err(|error| fail("stat", from, error))?;
     // EINVAL: an owner that the user namespace does not map.
     match std::os::unix::fs::chown(to, Some(status.uid()), Some(status.gid())) {
@@ -403,15 +505,26 @@ fn adopt(from: &Path, to: &Path) -> Result<()> {
 /// Enters a new user namespace as its root. newuidmap has to run outside of it and after it was made, so its
 /// processes are made before and wait.
 fn enter_user_namespace(map: &IdMap, host: &Host) -> Result<()> {
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::sys("pipe", "", errno))?;
+    let (read, write) =
+        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::sys("pipe", "", errno))?;
     let mut helpers = Vec::new();
     if let Some(ids) = &map.subordinate {
-        for (program, outside, range) in [(&ids.newuidmap, map.uid, ids.uids), (&ids.newgidmap, map.gid, ids.gids)] {
-            helpers.push((program, spawn_helper(program, outside, range, &read, &write)?));
+        for (program, outside, range) in [
+            (&ids.newuidmap, map.uid, ids.uids),
+            (&ids.newgidmap, map.gid, ids.gids),
+        ] {
+            helpers.push((
+                program,
+                spawn_helper(program, outside, range, &read, &write)?,
+            ));
         }
     }
     sys::unshare(raw::CLONE_NEWUSER).map_err(|errno| {
-        namespace_error(Error::new(format!("unshare(CLONE_NEWUSER): {}", reason(errno))), errno, host)
+        namespace_error(
+            Error::new(format!("unshare(CLONE_NEWUSER): {}", reason(errno))),
+            errno,
+            host,
+        )
     })?;
     if helpers.is_empty() {
         let write = |path: &str, text: String| {
@@ -424,22 +537,41 @@ fn enter_user_namespace(map: &IdMap, host: &Host) -> Result<()> {
     }
     rustix::io::write(&write, b"!!").map_err(|errno| Error::sys("write", "pipe", errno))?;
     for (program, pid) in helpers {
-        let status = waitpid(Some(pid), WaitOptions::empty()).map_err(|errno| Error::sys("wait", "", errno))?;
+        let status = waitpid(Some(pid), WaitOptions::empty())
+            .map_err(|errno| Error::sys("wait", "", errno))?;
         if status.is_none_or(|(_, status)| status.exit_status() != Some(0)) {
-            return Err(Error::new(format!("{}: failed", program.display())).hint("see /etc/subuid and /etc/subgid"));
+            return Err(Error::new(format!("{}: failed", program.display()))
+                .hint("see /etc/subuid and /etc/subgid"));
         }
     }
     Ok(())
 }
 
 /// A process that waits for a byte and then maps ids of this one.
-fn spawn_helper(program: &Path, outside: u32, range: (u32, u32), read: &OwnedFd, write: &OwnedFd) -> Result<Pid> {
+fn spawn_helper(
+    program: &Path,
+    outside: u32,
+    range: (u32, u32),
+    read: &OwnedFd,
+    write: &OwnedFd,
+) -> Result<Pid> {
     use rustix::fd::AsRawFd;
     let this = std::process::id().to_string();
-    let text = [program.display().to_string(), this, "0".into(), outside.to_string(), "1".into(), "1".into()];
+    let text = [
+        program.display().to_string(),
+        this,
+        "0".into(),
+        outside.to_string(),
+        "1".into(),
+        "1".into(),
+    ];
     let range = [range.0.to_string(), range.1.to_string()];
-    let words: Vec<Word> =
-        text.into_iter().chain(range).map(|word| Word::new(crate::plan::leak(word))).chain([Word::END]).collect();
+    let words: Vec<Word> = text
+        .into_iter()
+        .chain(range)
+        .map(|word| Word::new(crate::plan::leak(word)))
+        .chain([Word::END])
+        .collect();
     let path = crate::plan::leak(program.as_os_str().as_bytes());
     let write = write.as_raw_fd();
     sys::clone(0, || {
@@ -461,10 +593,19 @@ fn step_error(step: &Step, (errno, detail): (Errno, Detail), host: &Host) -> Err
     let name = quote(detail.name());
     let plain = |text: String| Error::new(text);
     match (step, detail.reason) {
-        (_, Reason::User) => plain(format!("--user: no user {name} in the container's /etc/passwd")),
-        (_, Reason::Group) => plain(format!("--user: no group {name} in the container's /etc/group")),
+        (_, Reason::User) => plain(format!(
+            "--user: no user {name} in the container's /etc/passwd"
+        )),
+        (_, Reason::Group) => plain(format!(
+            "--user: no group {name} in the container's /etc/group"
+        )),
         (Step::Execve(command), _) => exec_error(command, errno, &detail),
-        _ => step_hint(plain(format!("{step}: {}", reason(errno))), step, errno, host),
+        _ => step_hint(
+            plain(format!("{step}: {}", reason(errno))),
+            step,
+            errno,
+            host,
+        ),
     }
 }
 
@@ -472,13 +613,18 @@ pub fn exec_error(command: &step::Command, errno: Errno, detail: &Detail) -> Err
     let (command, name) = (quote(command.name.to_bytes()), quote(detail.name()));
     let why = match detail.reason {
         Reason::NotFound => {
-            return Error::new(format!("execve({command}): not found in the container")).with_status(NOT_FOUND);
+            return Error::new(format!("execve({command}): not found in the container"))
+                .with_status(NOT_FOUND);
         }
         Reason::Interpreter => format!("its interpreter {name} is not there"),
         Reason::Loader => format!("its dynamic loader {name} is not there"),
         Reason::Machine => {
             let machine = String::from_utf8_lossy(detail.name()).parse().unwrap_or(0);
-            format!("it is built for {}, this machine is {}", machine_name(machine), std::env::consts::ARCH)
+            format!(
+                "it is built for {}, this machine is {}",
+                machine_name(machine),
+                std::env::consts::ARCH
+            )
         }
         Reason::Permission => "no permission to execute it".into(),
         Reason::Directory => "it is a directory".into(),
@@ -540,7 +686,7 @@ fn step_hint(error: Error, step: &Step, errno: Errno, host: &Host) -> Error {
         (Step::WriteFile { path, .. }, Errno::ACCESS) if path.to_bytes().ends_with(b"oom_score_adj") => {
             error.hint("--oom-score-adj: lowering it needs CAP_SYS_RESOURCE")
         }
-        (Step::Limit { .. }, Errno::PERM) => error.hint("--ulimit: raising a hard limit needs CAP_SYS_RESOURCE"),
+        (Step::Limit(_), Errno::PERM) => error.hint("--ulimit: raising a hard limit needs CAP_SYS_RESOURCE"),
         (Step::Setuid | Step::Setgid, Errno::INVAL) if !host.privileged => {
             error.hint("--user: this id is not mapped into the user namespace; /etc/subuid and newuidmap give more")
         }
@@ -549,19 +695,27 @@ fn step_hint(error: Error, step: &Step, errno: Errno, host: &Host) -> Error {
 }
 
 fn sysctl(path: &str) -> Option<i64> {
-    std::fs::read_to_string(format!("/proc/sys/{path}")).ok()?.trim().parse().ok()
+    std::fs::read_to_string(format!("/proc/sys/{path}"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// Why a namespace cannot be made, as far as the machine's switches tell.
 fn namespace_error(error: Error, errno: Errno, host: &Host) -> Error {
     if !host.privileged && sysctl("kernel/unprivileged_userns_clone") == Some(0) {
-        return error.hint("sysctl kernel.unprivileged_userns_clone=1 allows user namespaces, or run as root");
+        return error.hint(
+            "sysctl kernel.unprivileged_userns_clone=1 allows user namespaces, or run as root",
+        );
     }
     match errno {
         Errno::NOSPC | Errno::USERS if sysctl("user/max_user_namespaces") == Some(0) => {
             error.hint("sysctl user.max_user_namespaces is 0: raise it, or run as root")
         }
-        Errno::NOSPC | Errno::USERS => error.hint("a limit in /proc/sys/user/max_*_namespaces is reached"),
+        Errno::NOSPC | Errno::USERS => {
+            error.hint("a limit in /proc/sys/user/max_*_namespaces is reached")
+        }
         Errno::INVAL => error.hint("this kernel lacks one of these namespaces: CONFIG_*_NS"),
         _ if !host.privileged => restricted(error),
         _ => error,

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use container::step::ResourceLimit;
 use linux_raw_sys::general as raw;
 
 use crate::error::{Error, Result, quote};
@@ -33,7 +34,7 @@ pub struct Spec {
     pub read_only: bool,
     /// Size of /dev/shm in bytes.
     pub shm_size: u64,
-    pub limits: Vec<Limit>,
+    pub limits: Vec<ResourceLimit>,
     pub oom_score_adj: Option<i32>,
     /// Sent to the command when mini gets SIGTERM.
     pub stop_signal: i32,
@@ -72,16 +73,6 @@ pub struct Tmpfs {
     pub data: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limit {
-    pub name: &'static str,
-    /// `RLIMIT_*`
-    pub resource: u32,
-    /// `u64::MAX` is unlimited.
-    pub soft: u64,
-    pub hard: u64,
-}
-
 /// Where the container's changes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upper {
@@ -108,27 +99,53 @@ pub fn size(option: &str, text: &str) -> Result<u64> {
         "t" | "tb" | "tib" => Some(1u64 << 40),
         _ => None,
     };
-    let number = digits.parse::<u64>().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
+    let number = digits
+        .parse::<u64>()
+        .ok()
+        .filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
     match (number, unit) {
-        (Some(number), Some(unit)) => {
-            number.checked_mul(unit).ok_or_else(|| invalid(option, text, "too large"))
-        }
-        _ => Err(invalid(option, text, "not a size (a number with an optional k, m, g or t)")),
+        (Some(number), Some(unit)) => number
+            .checked_mul(unit)
+            .ok_or_else(|| invalid(option, text, "too large")),
+        _ => Err(invalid(
+            option,
+            text,
+            "not a size (a number with an optional k, m, g or t)",
+        )),
     }
 }
 
 /// A path in the container: absolute, without `..`, and not one that mini itself mounts.
 fn target(option: &str, text: &str) -> Result<Vec<u8>> {
-    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let parts: Vec<&str> = text
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
     if !text.starts_with('/') {
-        return Err(invalid(option, text, "the path in the container is not absolute"));
+        return Err(invalid(
+            option,
+            text,
+            "the path in the container is not absolute",
+        ));
     }
     if parts.contains(&"..") {
-        return Err(invalid(option, text, "the path in the container contains \"..\""));
+        return Err(invalid(
+            option,
+            text,
+            "the path in the container contains \"..\"",
+        ));
     }
     match parts.as_slice() {
-        [] => Err(invalid(option, text, "cannot be the container's root directory itself")),
-        ["proc" | "sys", ..] | ["dev"] => Err(invalid(option, text, "mini mounts its own file system there")),
+        [] => Err(invalid(
+            option,
+            text,
+            "cannot be the container's root directory itself",
+        )),
+        ["proc" | "sys", ..] | ["dev"] => Err(invalid(
+            option,
+            text,
+            "mini mounts its own file system there",
+        )),
         parts => Ok(format!("/{}", parts.join("/")).into_bytes()),
     }
 }
@@ -147,7 +164,11 @@ pub fn volume(text: &str, cwd: &std::path::Path) -> Result<Volume> {
         Some("ro") => true,
         Some(_) => return Err(invalid("--volume", text, "unknown mode (known: ro, rw)")),
     };
-    Ok(Volume { source: cwd.join(source), target: target("--volume", destination)?, read_only })
+    Ok(Volume {
+        source: cwd.join(source),
+        target: target("--volume", destination)?,
+        read_only,
+    })
 }
 
 /// `DST[:OPTION,…]` with size=, mode=, uid=, gid=, nr_inodes=, ro, rw, exec, noexec, suid, nosuid, dev, nodev.
@@ -166,19 +187,37 @@ pub fn tmpfs(text: &str) -> Result<Tmpfs> {
                 "nosuid" => flags |= raw::MS_NOSUID,
                 "dev" => flags &= !raw::MS_NODEV,
                 "nodev" => flags |= raw::MS_NODEV,
-                _ => return Err(invalid("--tmpfs", text, &format!("unknown option {option:?}"))),
+                _ => {
+                    return Err(invalid(
+                        "--tmpfs",
+                        text,
+                        &format!("unknown option {}", quote(option.as_bytes())),
+                    ));
+                }
             },
             Some(("size", value)) => data.push(format!("size={}", size("--tmpfs", value)?)),
-            Some(("mode", value)) if u32::from_str_radix(value, 8).is_ok_and(|mode| mode <= 0o7777) => {
+            Some(("mode", value))
+                if u32::from_str_radix(value, 8).is_ok_and(|mode| mode <= 0o7777) =>
+            {
                 data.push(format!("mode={value}"));
             }
             Some((key @ ("uid" | "gid" | "nr_inodes"), value)) if value.parse::<u32>().is_ok() => {
                 data.push(format!("{key}={value}"));
             }
-            Some(_) => return Err(invalid("--tmpfs", text, &format!("bad option {option:?}"))),
+            Some(_) => {
+                return Err(invalid(
+                    "--tmpfs",
+                    text,
+                    &format!("bad option {}", quote(option.as_bytes())),
+                ));
+            }
         }
     }
-    Ok(Tmpfs { target: target("--tmpfs", destination)?, flags, data: data.join(",") })
+    Ok(Tmpfs {
+        target: target("--tmpfs", destination)?,
+        flags,
+        data: data.join(","),
+    })
 }
 
 /// The names that Docker and Podman take, in the order of the kernel's numbers (asm-generic/resource.h).
@@ -202,30 +241,45 @@ const LIMITS: [(&str, &str); 16] = [
 ];
 
 /// `NAME=SOFT[:HARD]`, where -1 and unlimited mean no limit.
-pub fn limit(text: &str) -> Result<Limit> {
+pub fn limit(text: &str) -> Result<ResourceLimit> {
     let value = |value: &str| match value {
         "-1" | "unlimited" => Ok(u64::MAX),
-        number => number.parse().map_err(|_| invalid("--ulimit", text, "not a number")),
+        number => number
+            .parse()
+            .map_err(|_| invalid("--ulimit", text, "not a number")),
     };
     let Some((name, values)) = text.split_once('=') else {
         return Err(invalid("--ulimit", text, "not NAME=SOFT[:HARD]"));
     };
     let Some(index) = LIMITS.iter().position(|(known, _)| *known == name) else {
         let known: Vec<&str> = LIMITS.iter().map(|(name, _)| *name).collect();
-        return Err(invalid("--ulimit", text, &format!("unknown limit (known: {})", known.join(" "))));
+        return Err(invalid(
+            "--ulimit",
+            text,
+            &format!("unknown limit (known: {})", known.join(" ")),
+        ));
     };
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
     let (soft, hard) = (value(soft)?, value(hard)?);
     if soft > hard {
-        return Err(invalid("--ulimit", text, "the soft limit is above the hard limit"));
+        return Err(invalid(
+            "--ulimit",
+            text,
+            "the soft limit is above the hard limit",
+        ));
     }
-    Ok(Limit { name: LIMITS[index].1, resource: index as u32, soft, hard })
+    Ok(ResourceLimit {
+        name: LIMITS[index].1,
+        resource: index as u32,
+        soft,
+        hard,
+    })
 }
 
 const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-    "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-    "WINCH", "IO", "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
 /// A signal by name (with or without SIG, also RTMIN+n and RTMAX-n) or number.
@@ -236,9 +290,11 @@ pub fn signal(option: &str, text: &str) -> Result<i32> {
     // which the first is what systemd's SIGRTMIN+3 means.
     let real_time = |rest: &str, base: i32, sign: i32| match rest {
         "" => Some(base),
-        rest => rest[1..].parse::<i32>().ok().map(|n| base + sign * n).filter(|_| {
-            rest.starts_with(if sign > 0 { '+' } else { '-' })
-        }),
+        rest => rest[1..]
+            .parse::<i32>()
+            .ok()
+            .map(|n| base + sign * n)
+            .filter(|_| rest.starts_with(if sign > 0 { '+' } else { '-' })),
     };
     let number = if let Some(index) = SIGNALS.iter().position(|known| *known == name) {
         Some(index as i32 + 1)
@@ -263,7 +319,9 @@ pub fn user(text: &str) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
     let bad = |part: &str| {
         part.is_empty()
             || part.contains(['\n', ':', ','])
-            || part.parse::<u64>().is_ok_and(|number| number >= u64::from(u32::MAX))
+            || part
+                .parse::<u64>()
+                .is_ok_and(|number| number >= u64::from(u32::MAX))
     };
     if bad(user) || group.is_some_and(bad) {
         return Err(invalid("--user", text, "not USER[:GROUP]"));
@@ -278,16 +336,22 @@ pub fn variable(option: &str, text: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>>
         None => (text, None),
     };
     if key.is_empty() || text.contains(&0) {
-        return Err(Error::new(format!("{option} {}: not KEY=VALUE", quote(text))));
+        return Err(Error::new(format!(
+            "{option} {}: not KEY=VALUE",
+            quote(text)
+        )));
     }
-    let value = value.or_else(|| std::env::var_os(OsString::from_vec(key.to_vec())).map(OsStringExt::into_vec));
+    let value = value
+        .or_else(|| std::env::var_os(OsString::from_vec(key.to_vec())).map(OsStringExt::into_vec));
     Ok(value.map(|value| (key.to_vec(), value)))
 }
 
 /// A file of variables, one a line; empty lines and lines that begin with `#` are passed over.
 pub fn environment_file(path: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let text = std::fs::read(path).map_err(|error| Error::io("--env-file open", path, &error))?;
-    let lines = text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let lines = text
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     lines
         .filter(|line| !line.trim_ascii().is_empty() && !line.trim_ascii_start().starts_with(b"#"))
         .filter_map(|line| variable("--env-file", line.trim_ascii_start()).transpose())
@@ -298,11 +362,18 @@ pub fn environment_file(path: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
 /// be the hostname.
 pub fn name(option: &str, text: String) -> Result<String> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let first = text
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric());
     if first && text.len() <= 64 && text.bytes().all(good) {
         return Ok(text);
     }
-    Err(invalid(option, &text, "not a name (1 to 64 letters, digits, \"_\", \".\", \"-\")"))
+    Err(invalid(
+        option,
+        &text,
+        "not a name (1 to 64 letters, digits, \"_\", \".\", \"-\")",
+    ))
 }
 
 /// `tmpfs[:SIZE]` or `disk`.
@@ -372,7 +443,13 @@ mod tests {
         let found = tmpfs("/run:size=64m,mode=1777,exec").unwrap();
         assert_eq!(found.data, "size=67108864,mode=1777");
         assert_eq!(found.flags, raw::MS_NOSUID | raw::MS_NODEV);
-        for bad in ["run", "/run:size=x", "/run:mode=9", "/run:bogus", "/run:huge=always"] {
+        for bad in [
+            "run",
+            "/run:size=x",
+            "/run:mode=9",
+            "/run:bogus",
+            "/run:huge=always",
+        ] {
             assert!(tmpfs(bad).is_err(), "{bad}");
         }
     }
@@ -380,9 +457,14 @@ mod tests {
     #[test]
     fn limits_users_signals() {
         let found = limit("nofile=10:20").unwrap();
-        assert_eq!((found.name, found.resource, found.soft, found.hard), ("NOFILE", 7, 10, 20));
+        assert_eq!(
+            (found.name, found.resource, found.soft, found.hard),
+            ("NOFILE", 7, 10, 20)
+        );
         assert_eq!(limit("core=-1").unwrap().hard, u64::MAX);
-        assert!(limit("nofile=20:10").is_err() && limit("bogus=1").is_err() && limit("nofile").is_err());
+        assert!(
+            limit("nofile=20:10").is_err() && limit("bogus=1").is_err() && limit("nofile").is_err()
+        );
         assert_eq!(user("a:b").unwrap(), (b"a".to_vec(), Some(b"b".to_vec())));
         assert!(user("").is_err() && user("a:").is_err() && user("4294967295").is_err());
         assert_eq!(signal("-s", "SIGTERM").unwrap(), 15);

@@ -48,6 +48,17 @@ pub struct Command {
     pub arguments: &'static [Word],
 }
 
+/// The arguments of `setrlimit(2)`; `u64::MAX` is unlimited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ResourceLimit {
+    /// Without the `RLIMIT_` in front.
+    pub name: &'static str,
+    /// `RLIMIT_*`
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
+}
+
 #[derive(Clone, Copy)]
 pub enum Step {
     /// Everything but 0, 1 and 2 will be closed by `execve`, also what the caller left open.
@@ -121,12 +132,7 @@ pub enum Step {
     Stdio(u8),
     /// Closes everything but 0, 1, 2 and the control socket, which becomes 3 and closes on execve.
     CloseDescriptors,
-    Limit {
-        name: &'static str,
-        resource: u32,
-        soft: u64,
-        hard: u64,
-    },
+    Limit(ResourceLimit),
     Umask(u32),
     Setgroups,
     Setgid,
@@ -150,7 +156,11 @@ impl Display for Step {
                 Flags(u64::from(mount.flags), MOUNT_FLAGS),
                 Nullable(mount.data)
             ),
-            Step::MountAttributes { target, attributes, recursive } => write!(
+            Step::MountAttributes {
+                target,
+                attributes,
+                recursive,
+            } => write!(
                 f,
                 "mount_setattr({target}, {}, {{set={}}})",
                 if *recursive { "AT_RECURSIVE" } else { "0" },
@@ -158,9 +168,15 @@ impl Display for Step {
             ),
             Step::Mkdir { path, mode } => write!(f, "mkdir({}, {mode:04o})", Quoted(path)),
             Step::Symlink { to, path } => write!(f, "symlink({}, {})", Quoted(to), Quoted(path)),
-            Step::Mknod { path, major: 0, .. } => write!(f, "mknod({}, S_IFREG|0666)", Quoted(path)),
+            Step::Mknod { path, major: 0, .. } => {
+                write!(f, "mknod({}, S_IFREG|0666)", Quoted(path))
+            }
             Step::Mknod { path, major, minor } => {
-                write!(f, "mknod({}, S_IFCHR|0666, makedev({major}, {minor}))", Quoted(path))
+                write!(
+                    f,
+                    "mknod({}, S_IFCHR|0666, makedev({major}, {minor}))",
+                    Quoted(path)
+                )
             }
             Step::WriteFile { path, text } => match text.strip_suffix(b"\n").unwrap_or(text) {
                 line if line.len() <= 40 && !line.contains(&b'\n') => {
@@ -171,12 +187,22 @@ impl Display for Step {
             Step::AwaitGo => f.write_str("recv({control})"),
             Step::DieWithSupervisor => f.write_str("prctl(PR_SET_PDEATHSIG, SIGKILL)"),
             Step::CheckSupervisor => f.write_str("poll({control}, POLLHUP)"),
-            Step::HideCaller => f.write_str("write(\"/proc/self/mem\", \"mini init\") over argv and environ"),
+            Step::HideCaller => {
+                f.write_str("write(\"/proc/self/mem\", \"mini init\") over argv and environ")
+            }
             Step::Subreaper => f.write_str("prctl(PR_SET_CHILD_SUBREAPER, 1)"),
             Step::Setsid => f.write_str("setsid()"),
             Step::Foreground => f.write_str("setpgid(0, 0), tcsetpgrp(0, getpid())"),
-            Step::OpenTerminal { ptmx, rows, columns } => {
-                write!(f, "open({}, O_RDWR|O_NOCTTY) ({columns}x{rows})", Quoted(ptmx))
+            Step::OpenTerminal {
+                ptmx,
+                rows,
+                columns,
+            } => {
+                write!(
+                    f,
+                    "open({}, O_RDWR|O_NOCTTY) ({columns}x{rows})",
+                    Quoted(ptmx)
+                )
             }
             Step::OpenRoot(path) => write!(f, "open({}, O_PATH|O_DIRECTORY)", Quoted(path)),
             Step::MakeDirectory(path) => write!(f, "mkdirat({{root}}, {}, 0755)", Quoted(path)),
@@ -186,7 +212,11 @@ impl Display for Step {
             Step::Sethostname(name) => write!(f, "sethostname({})", Quoted(name)),
             Step::LoopbackUp => f.write_str("rtnetlink(RTM_NEWLINK, \"lo\", IFF_UP)"),
             Step::LookupUser { user, group } => {
-                write!(f, "read(\"/etc/passwd\", \"/etc/group\") for {}", user.escape_ascii())?;
+                write!(
+                    f,
+                    "read(\"/etc/passwd\", \"/etc/group\") for {}",
+                    user.escape_ascii()
+                )?;
                 group.map_or(Ok(()), |group| write!(f, ":{}", group.escape_ascii()))
             }
             Step::OwnTerminal => f.write_str("fchown({terminal}, {uid}, -1)"),
@@ -196,14 +226,23 @@ impl Display for Step {
             }
             Step::Stdio(number) => write!(f, "dup3({{stdio{number}}}, {number})"),
             Step::CloseDescriptors => f.write_str("close_range(4, ~0U, 0)"),
-            Step::Limit { name, soft, hard, .. } => {
-                write!(f, "setrlimit(RLIMIT_{name}, {{{}, {}}})", Limit(*soft), Limit(*hard))
+            Step::Limit(ResourceLimit {
+                name, soft, hard, ..
+            }) => {
+                write!(
+                    f,
+                    "setrlimit(RLIMIT_{name}, {{{}, {}}})",
+                    Limit(*soft),
+                    Limit(*hard)
+                )
             }
             Step::Umask(mask) => write!(f, "umask({mask:03o})"),
             Step::Setgroups => f.write_str("setgroups({groups})"),
             Step::Setgid => f.write_str("setresgid({gid}, {gid}, {gid})"),
             Step::Setuid => f.write_str("setresuid({uid}, {uid}, {uid})"),
-            Step::ResetSignals(_) => f.write_str("rt_sigaction(1..64, SIG_DFL), rt_sigprocmask(SIG_SETMASK, [])"),
+            Step::ResetSignals(_) => {
+                f.write_str("rt_sigaction(1..64, SIG_DFL), rt_sigprocmask(SIG_SETMASK, [])")
+            }
             Step::Execve(command) => write!(f, "execve({}, …)", Quoted(command.name)),
         }
     }

@@ -30,12 +30,16 @@ impl Directory {
         sweep(parent);
         let fail = |operation, errno| Error::sys(operation, path.as_os_str().as_bytes(), errno);
         loop {
-            mkdir(path.as_os_str().as_bytes(), Mode::from_raw_mode(0o700)).map_err(|errno| fail("mkdir", errno))?;
+            mkdir(path.as_os_str().as_bytes(), Mode::from_raw_mode(0o700))
+                .map_err(|errno| fail("mkdir", errno))?;
             // Between mkdir and the lock somebody else's sweep may take it for a dead one: then make it again.
             let Some(lock) = try_lock(path).map_err(|errno| fail("flock", errno))? else {
                 continue;
             };
-            return Ok(Directory { path: path.to_owned(), lock });
+            return Ok(Directory {
+                path: path.to_owned(),
+                lock,
+            });
         }
     }
 
@@ -65,7 +69,8 @@ fn try_lock(path: &Path) -> rustix::io::Result<Option<OwnedFd>> {
         locked => locked?,
     }
     let (locked, there) = (fstat(&directory)?, stat(name));
-    let same = there.is_ok_and(|there| (there.st_dev, there.st_ino) == (locked.st_dev, locked.st_ino));
+    let same =
+        there.is_ok_and(|there| (there.st_dev, there.st_ino) == (locked.st_dev, locked.st_ino));
     Ok(same.then_some(directory))
 }
 
@@ -98,9 +103,15 @@ fn remove(path: &Path) {
 /// else's to write to: /tmp/mini-UID could have been made by anybody.
 pub fn make_private(path: &Path) -> Result<()> {
     let name = path.as_os_str().as_bytes();
-    (std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path))
-        .map_err(|error| Error::io("mkdir", name, &error).hint("MINI_RUN and MINI_ROOT choose other directories"))?;
-    let status = std::fs::symlink_metadata(path).map_err(|error| Error::io("lstat", name, &error))?;
+    (std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path))
+    .map_err(|error| {
+        Error::io("mkdir", name, &error).hint("MINI_RUN and MINI_ROOT choose other directories")
+    })?;
+    let status =
+        std::fs::symlink_metadata(path).map_err(|error| Error::io("lstat", name, &error))?;
     let mine = status.uid() == rustix::process::geteuid().as_raw();
     if !status.is_dir() || !mine || status.mode() & 0o022 != 0 {
         return Err(Error::new(format!(

@@ -57,11 +57,19 @@ pub fn clone(flags: u32, child: impl FnOnce() -> i32) -> Result<Pid> {
     // Only the first published size (64 bytes, Linux 5.3) is passed, so that every clone3 kernel accepts it.
     // SAFETY: `arguments` outlives the call; without CLONE_VM and CLONE_SETTLS the child is a complete copy of
     // this single-threaded process (mini never starts a thread) and goes on here with its own stack.
-    let id = match unsafe { call(raw::__NR_clone3, [&raw const arguments as usize, 64, 0, 0, 0]) } {
+    let id = match unsafe {
+        call(
+            raw::__NR_clone3,
+            [&raw const arguments as usize, 64, 0, 0, 0],
+        )
+    } {
         // The order of clone's last arguments differs by architecture; all of them are zero.
         Err(Errno::NOSYS) => unsafe {
             // SAFETY: as above; a stack of 0 means a copy of the caller's.
-            call(raw::__NR_clone, [(flags | raw::SIGCHLD) as usize, 0, 0, 0, 0])
+            call(
+                raw::__NR_clone,
+                [(flags | raw::SIGCHLD) as usize, 0, 0, 0, 0],
+            )
         },
         other => other,
     }?;
@@ -106,7 +114,13 @@ pub fn execve(path: &CStr, arguments: &[Word], environment: &[Word]) -> Errno {
     if !ended(arguments) || !ended(environment) {
         return Errno::FAULT;
     }
-    let list = [path.as_ptr() as usize, arguments.as_ptr() as usize, environment.as_ptr() as usize, 0, 0];
+    let list = [
+        path.as_ptr() as usize,
+        arguments.as_ptr() as usize,
+        environment.as_ptr() as usize,
+        0,
+        0,
+    ];
     // SAFETY: `path` ends with NUL; both lists end with null, and a `Word` points to a string that lives for ever.
     match unsafe { call(raw::__NR_execve, list) } {
         Err(errno) => errno,
@@ -122,8 +136,13 @@ pub fn mount(
     flags: u32,
     data: Option<&CStr>,
 ) -> Result<()> {
-    let arguments =
-        [pointer(source), pointer(Some(target)), pointer(fstype), flags as usize, pointer(data)];
+    let arguments = [
+        pointer(source),
+        pointer(Some(target)),
+        pointer(fstype),
+        flags as usize,
+        pointer(data),
+    ];
     // SAFETY: each pointer is null or a string that outlives the call.
     unsafe { call(raw::__NR_mount, arguments) }.map(drop)
 }
@@ -131,7 +150,12 @@ pub fn mount(
 /// Sets mount attributes (`MOUNT_ATTR_*`), and nothing else, on a mount and with `recursive` on all below it:
 /// `mount_setattr(2)`, Linux 5.12.
 pub fn mount_setattr(target: &CStr, attributes: u64, recursive: bool) -> Result<()> {
-    let set = raw::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let set = raw::mount_attr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
     let flags = if recursive { raw::AT_RECURSIVE } else { 0 };
     let arguments = [
         raw::AT_FDCWD as usize,
@@ -152,7 +176,13 @@ pub fn close_range(first: u32, at_exec: bool) -> Result<()> {
     let flags = if at_exec { CLOSE_RANGE_CLOEXEC } else { 0 };
     // SAFETY: numbers only. Descriptors that are closed here are not used again: the callers exec, exit or
     // keep to the numbers below `first`.
-    unsafe { call(raw::__NR_close_range, [first as usize, u32::MAX as usize, flags, 0, 0]) }.map(drop)
+    unsafe {
+        call(
+            raw::__NR_close_range,
+            [first as usize, u32::MAX as usize, flags, 0, 0],
+        )
+    }
+    .map(drop)
 }
 
 /// Closes one descriptor by number, for kernels without [`close_range`].
@@ -192,7 +222,13 @@ const SIGNAL_SET_SIZE: usize = 8;
 
 /// Sets the signals that are blocked: `rt_sigprocmask(2)`.
 pub fn set_signal_mask(set: SignalSet) {
-    let arguments = [raw::SIG_SETMASK as usize, &raw const set as usize, 0, SIGNAL_SET_SIZE, 0];
+    let arguments = [
+        raw::SIG_SETMASK as usize,
+        &raw const set as usize,
+        0,
+        SIGNAL_SET_SIZE,
+        0,
+    ];
     // SAFETY: `set` outlives the call. No other code here depends on signals being delivered.
     let _ = unsafe { call(raw::__NR_rt_sigprocmask, arguments) };
 }
@@ -200,8 +236,13 @@ pub fn set_signal_mask(set: SignalSet) {
 /// Waits for one of these blocked signals and returns its number: `rt_sigtimedwait(2)`.
 pub fn wait_signal(set: SignalSet) -> Result<i32> {
     // SAFETY: `set` outlives the call; no siginfo and no timeout are asked for.
-    unsafe { call(raw::__NR_rt_sigtimedwait, [&raw const set as usize, 0, 0, SIGNAL_SET_SIZE, 0]) }
-        .map(|signal| signal as i32)
+    unsafe {
+        call(
+            raw::__NR_rt_sigtimedwait,
+            [&raw const set as usize, 0, 0, SIGNAL_SET_SIZE, 0],
+        )
+    }
+    .map(|signal| signal as i32)
 }
 
 /// A descriptor that reports these blocked signals: `signalfd4(2)`, non-blocking, close-on-exec.
@@ -210,7 +251,16 @@ pub fn signalfd(set: SignalSet) -> Result<OwnedFd> {
     let flags = (raw::O_CLOEXEC | raw::O_NONBLOCK) as usize;
     // SAFETY: `set` outlives the call; the descriptor returned is new and owned by nobody else.
     unsafe {
-        let fd = call(raw::__NR_signalfd4, [usize::MAX, &raw const set as usize, SIGNAL_SET_SIZE, flags, 0])?;
+        let fd = call(
+            raw::__NR_signalfd4,
+            [
+                usize::MAX,
+                &raw const set as usize,
+                SIGNAL_SET_SIZE,
+                flags,
+                0,
+            ],
+        )?;
         Ok(OwnedFd::from_raw_fd(fd as c_int))
     }
 }
@@ -223,7 +273,10 @@ pub fn default_signals() {
     for signal in 1..=64usize {
         // SAFETY: `action` is at least as large as the kernel's struct sigaction. SIGKILL and SIGSTOP give EINVAL.
         let _ = unsafe {
-            call(raw::__NR_rt_sigaction, [signal, action.as_ptr() as usize, 0, SIGNAL_SET_SIZE, 0])
+            call(
+                raw::__NR_rt_sigaction,
+                [signal, action.as_ptr() as usize, 0, SIGNAL_SET_SIZE, 0],
+            )
         };
     }
 }
@@ -238,5 +291,11 @@ pub fn kill(pid: i32, signal: i32) -> Result<()> {
 pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = [soft, hard];
     // SAFETY: `limit` has the layout of struct rlimit64 and outlives the call.
-    unsafe { call(raw::__NR_prlimit64, [0, resource as usize, limit.as_ptr() as usize, 0, 0]) }.map(drop)
+    unsafe {
+        call(
+            raw::__NR_prlimit64,
+            [0, resource as usize, limit.as_ptr() as usize, 0, 0],
+        )
+    }
+    .map(drop)
 }

@@ -15,8 +15,8 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec, read, write};
 use rustix::process::{getpgrp, getpid};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{
-    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
-    tcsetwinsize,
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcgetwinsize,
+    tcsetattr, tcsetwinsize,
 };
 
 use container::sys;
@@ -39,7 +39,15 @@ pub struct Relay {
 impl Relay {
     pub fn new(from: OwnedFd, to: OwnedFd) -> Relay {
         let buffer = Box::new([0; 16 * 1024]);
-        Relay { from: Some(from), to: Some(to), buffer, start: 0, end: 0, typed: false, last: b'\n' }
+        Relay {
+            from: Some(from),
+            to: Some(to),
+            buffer,
+            start: 0,
+            end: 0,
+            typed: false,
+            last: b'\n',
+        }
     }
 
     /// What to poll for: input while the buffer is empty, else room for output.
@@ -47,7 +55,10 @@ impl Relay {
         if self.start < self.end {
             self.to.as_ref().map(|to| PollFd::new(to, PollFlags::OUT))
         } else {
-            self.from.as_ref().filter(|_| self.to.is_some()).map(|from| PollFd::new(from, PollFlags::IN))
+            self.from
+                .as_ref()
+                .filter(|_| self.to.is_some())
+                .map(|from| PollFd::new(from, PollFlags::IN))
         }
     }
 
@@ -96,7 +107,11 @@ impl Relay {
     /// typed, twice if the last line is not ended (termios(3), VEOF).
     fn input_ended(&mut self) {
         self.from = None;
-        let terminal = self.to.as_ref().filter(|_| self.typed).and_then(|to| tcgetattr(to).ok());
+        let terminal = self
+            .to
+            .as_ref()
+            .filter(|_| self.typed)
+            .and_then(|to| tcgetattr(to).ok());
         match terminal {
             Some(mode) if mode.local_modes.contains(LocalModes::ICANON) => {
                 self.buffer[..2].fill(mode.special_codes[SpecialCodeIndex::VEOF]);
@@ -138,7 +153,11 @@ impl Terminal {
     pub fn new(master: OwnedFd) -> Terminal {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let slave = ioctl_tiocgptpeer(&master, flags).ok();
-        let mut terminal = Terminal { master, _slave: slave, saved: tcgetattr(sys::borrow(0)).ok() };
+        let mut terminal = Terminal {
+            master,
+            _slave: slave,
+            saved: tcgetattr(sys::borrow(0)).ok(),
+        };
         terminal.raw();
         terminal
     }
@@ -146,9 +165,15 @@ impl Terminal {
     /// Standard input to the pty, and the pty to standard output.
     pub fn relays(&self) -> rustix::io::Result<[Relay; 2]> {
         let duplicate = |fd: &OwnedFd| fcntl_dupfd_cloexec(fd, 3);
-        let mut input = Relay::new(fcntl_dupfd_cloexec(sys::borrow(0), 3)?, duplicate(&self.master)?);
+        let mut input = Relay::new(
+            fcntl_dupfd_cloexec(sys::borrow(0), 3)?,
+            duplicate(&self.master)?,
+        );
         input.typed = true;
-        let output = Relay::new(duplicate(&self.master)?, fcntl_dupfd_cloexec(sys::borrow(1), 3)?);
+        let output = Relay::new(
+            duplicate(&self.master)?,
+            fcntl_dupfd_cloexec(sys::borrow(1), 3)?,
+        );
         Ok([input, output])
     }
 
@@ -160,7 +185,10 @@ impl Terminal {
         };
         // In the background this would take the terminal away from the shell: stop, as any job would.
         while tcgetpgrp(terminal).is_ok_and(|group| group != getpgrp()) {
-            let _ = sys::kill(getpid().as_raw_pid(), linux_raw_sys::general::SIGSTOP as i32);
+            let _ = sys::kill(
+                getpid().as_raw_pid(),
+                linux_raw_sys::general::SIGSTOP as i32,
+            );
         }
         mode.make_raw();
         let _ = tcsetattr(terminal, OptionalActions::Drain, &mode);
@@ -176,7 +204,10 @@ impl Terminal {
 
     /// Gives the pty the size of the caller's terminal.
     pub fn resize(&self) {
-        if let Some(size) = [0, 1].into_iter().find_map(|number| tcgetwinsize(sys::borrow(number)).ok()) {
+        if let Some(size) = [0, 1]
+            .into_iter()
+            .find_map(|number| tcgetwinsize(sys::borrow(number)).ok())
+        {
             let _ = tcsetwinsize(self.master.as_fd(), size);
         }
     }

@@ -30,8 +30,14 @@ pub struct User {
 }
 
 impl User {
-    pub const ROOT: User =
-        User { uid: 0, gid: 0, groups: [0; GROUPS], group_count: 0, home: [0; HOME], home_length: 0 };
+    pub const ROOT: User = User {
+        uid: 0,
+        gid: 0,
+        groups: [0; GROUPS],
+        group_count: 0,
+        home: [0; HOME],
+        home_length: 0,
+    };
 
     pub fn groups(&self) -> &[u32] {
         self.groups.get(..self.group_count).unwrap_or_default()
@@ -67,7 +73,11 @@ impl User {
     ///
     /// A user given by number needs no entry; its group is then 0, as with Docker. Supplementary groups are those
     /// that list the user's name, unless a group was given.
-    pub fn lookup(root: BorrowedFd<'_>, user: &[u8], group: Option<&[u8]>) -> core::result::Result<User, (Errno, Detail)> {
+    pub fn lookup(
+        root: BorrowedFd<'_>,
+        user: &[u8],
+        group: Option<&[u8]>,
+    ) -> core::result::Result<User, (Errno, Detail)> {
         let plain = |errno| (errno, Detail::NONE);
         let mut found = User::ROOT;
         let number = number(user);
@@ -75,7 +85,12 @@ impl User {
         let mut name_length = None;
         each_line(root, b"/etc/passwd", |line| {
             let mut fields = line.split(|byte| *byte == b':');
-            let (entry, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+            let (entry, _, uid, gid) = (
+                fields.next()?,
+                fields.next()?,
+                fields.next()?,
+                fields.next()?,
+            );
             let (uid, gid) = (self::number(uid)?, self::number(gid)?);
             if entry != user && Some(uid) != number {
                 return None;
@@ -105,7 +120,10 @@ impl User {
         each_line(root, b"/etc/group", |line| {
             let mut fields = line.split(|byte| *byte == b':');
             let (gid, members) = (self::number(fields.nth(2)?)?, fields.next()?);
-            if members.split(|byte| *byte == b',').any(|member| member == name) {
+            if members
+                .split(|byte| *byte == b',')
+                .any(|member| member == name)
+            {
                 overflow = overflow.and(found.add_group(gid));
             }
             None
@@ -142,9 +160,17 @@ fn number(text: &[u8]) -> Option<u32> {
 }
 
 /// Calls `visit` with each line of a file until it returns something. A missing file has no lines.
-fn each_line(root: BorrowedFd<'_>, path: &[u8], mut visit: impl FnMut(&[u8]) -> Option<()>) -> Result<()> {
+fn each_line(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    mut visit: impl FnMut(&[u8]) -> Option<()>,
+) -> Result<()> {
     // O_NONBLOCK: opening a fifo must not wait for a writer that never comes.
-    let file = match resolve::open(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC) {
+    let file = match resolve::open(
+        root,
+        path,
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+    ) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         file => file?,
     };
