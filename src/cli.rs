@@ -452,3 +452,77 @@ fn oom_score_adj(text: &str) -> Result<i32> {
         .filter(|value| (-1000..=1000).contains(value))
         .ok_or_else(|| spec::invalid("--oom-score-adj", text, "not a number from -1000 to 1000"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> (Vec<String>, Vec<OsString>) {
+        let normalised = normalise(line.split(' ').map(Into::into).collect()).unwrap();
+        (normalised.options, normalised.rest)
+    }
+
+    #[test]
+    fn options_end_at_rootfs() {
+        let (options, rest) =
+            words("-it --name=a -eA=B -e C=D --read-only=true --init=false x.tar -- ls -l");
+        assert_eq!(
+            options,
+            [
+                "-i",
+                "-t",
+                "--name",
+                "a",
+                "-e",
+                "A=B",
+                "-e",
+                "C=D",
+                "--read-only"
+            ]
+        );
+        assert_eq!(rest, ["x.tar", "--", "ls", "-l"]);
+        assert_eq!(words("- -x").1, ["-", "-x"]);
+        assert_eq!(words("--oom-score-adj -5 x").0, ["--oom-score-adj", "-5"]);
+    }
+
+    #[test]
+    fn the_switches_are_those_of_the_structures() {
+        let help = match parse(vec!["run".into(), "--help".into()]) {
+            Ok(Action::Print(help)) => help,
+            _ => panic!("no help"),
+        };
+        // In the usage line an option with a value shows it: `[--name <name>]`, a switch does not: `[--init]`.
+        let usage = help.lines().next().unwrap();
+        for part in usage.split('[').skip(1) {
+            let part = part.trim_end().trim_end_matches(']');
+            if let Some(option) = part
+                .split(' ')
+                .next()
+                .filter(|option| option.starts_with('-') && part != "--")
+            {
+                assert_eq!(SWITCHES.contains(&option), !part.contains('<'), "{part}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_parsed_is_one_line() {
+        for line in [
+            "",
+            "rnu",
+            "run",
+            "run --bogus x",
+            "run -e",
+            "run --net=x y",
+            "run --init --no-init x",
+            "init",
+        ] {
+            if let Err(error) = parse(line.split(' ').map(Into::into).collect()) {
+                assert!(!error.to_string().contains('\n'), "{error}");
+                assert_eq!(error.status, 125);
+            } else {
+                panic!("{line}");
+            }
+        }
+    }
+}

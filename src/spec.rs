@@ -116,7 +116,7 @@ pub fn size(option: &str, text: &str) -> Result<u64> {
 }
 
 /// A path in the container: absolute, without `..`, and not one that mini itself mounts.
-fn target(option: &str, text: &str) -> Result<Vec<u8>> {
+fn target(option: &str, value: &str, text: &str) -> Result<Vec<u8>> {
     let parts: Vec<&str> = text
         .split('/')
         .filter(|part| !part.is_empty() && *part != ".")
@@ -124,26 +124,26 @@ fn target(option: &str, text: &str) -> Result<Vec<u8>> {
     if !text.starts_with('/') {
         return Err(invalid(
             option,
-            text,
+            value,
             "the path in the container is not absolute",
         ));
     }
     if parts.contains(&"..") {
         return Err(invalid(
             option,
-            text,
+            value,
             "the path in the container contains \"..\"",
         ));
     }
     match parts.as_slice() {
         [] => Err(invalid(
             option,
-            text,
+            value,
             "cannot be the container's root directory itself",
         )),
         ["proc" | "sys", ..] | ["dev"] => Err(invalid(
             option,
-            text,
+            value,
             "mini mounts its own file system there",
         )),
         parts => Ok(format!("/{}", parts.join("/")).into_bytes()),
@@ -166,7 +166,7 @@ pub fn volume(text: &str, cwd: &std::path::Path) -> Result<Volume> {
     };
     Ok(Volume {
         source: cwd.join(source),
-        target: target("--volume", destination)?,
+        target: target("--volume", text, destination)?,
         read_only,
     })
 }
@@ -214,7 +214,7 @@ pub fn tmpfs(text: &str) -> Result<Tmpfs> {
         }
     }
     Ok(Tmpfs {
-        target: target("--tmpfs", destination)?,
+        target: target("--tmpfs", text, destination)?,
         flags,
         data: data.join(","),
     })
