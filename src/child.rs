@@ -19,7 +19,7 @@ use rustix::process::{
     Signal, chdir, getpid, ioctl_tiocsctty, pivot_root, set_child_subreaper,
     set_parent_process_death_signal, setpgid, setsid, umask,
 };
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::pty::unlockpt;
 use rustix::termios::{Winsize, tcsetwinsize};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use rustix::time::{ClockId, clock_gettime};
@@ -33,9 +33,6 @@ use crate::{exec, init, resolve, rootfs, sys};
 /// Exit status of a container whose set-up failed; the supervisor has the report and knows better.
 const SETUP_FAILED: i32 = 125;
 
-/// An errno, and what is known beyond it.
-pub type Failure = (Errno, Detail);
-
 /// What is known only at run time: the slots that steps fill and later steps use.
 pub struct Context {
     pub control: Option<OwnedFd>,
@@ -45,6 +42,8 @@ pub struct Context {
     pub terminal: Option<OwnedFd>,
     pub user: User,
     pub environment: Environment,
+    /// What is known about a failure beyond its errno.
+    pub detail: Detail,
 }
 
 /// The command's environment. `HOME` is filled in when the user is known.
@@ -103,16 +102,16 @@ pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
                         close_from(0);
                         return init::reap(pid, false);
                     }
-                    Err(errno) => Err((errno, Detail::NONE)),
+                    Err(errno) => Err(errno),
                 }
             }
             Step::OpenTerminal {
                 ptmx,
+                terminal,
                 rows,
                 columns,
-            } => {
-                open_terminal(context, ptmx, *rows, *columns).map(|master| attached = Some(master))
-            }
+            } => open_terminal(context, ptmx, terminal, (*rows, *columns))
+                .map(|master| attached = Some(master)),
             step => perform(step, context),
         };
         let failed = result.is_err();
@@ -143,18 +142,19 @@ fn report(
     program: Program,
     context: &Context,
     index: usize,
-    result: Result<(), Failure>,
+    result: rustix::io::Result<()>,
     started: u64,
     attached: Option<BorrowedFd<'_>>,
 ) {
-    let (outcome, detail) = match result {
+    let outcome = match result {
         Ok(()) if !program.trace && attached.is_none() => return,
-        Ok(()) => (Outcome::Done, Detail::NONE),
-        Err((errno, detail)) => (Outcome::Failed(errno), detail),
+        Ok(()) => Outcome::Done,
+        Err(errno) => Outcome::Failed(errno),
     };
     let nanoseconds = nanoseconds(program.trace).saturating_sub(started);
+    let (step, detail) = (index as u16, context.detail);
     let report = Report {
-        step: index as u16,
+        step,
         outcome,
         nanoseconds,
         detail,
@@ -166,23 +166,7 @@ fn report(
 }
 
 /// Performs one step. Used by the supervisor for its own steps as well.
-pub fn perform(step: &Step, context: &mut Context) -> Result<(), Failure> {
-    match step {
-        Step::Execve(command) => {
-            context.environment.set_home(context.user.home());
-            Err(exec::execute(command, context.environment.words))
-        }
-        Step::LookupUser { user, group } => {
-            let root = context.root.as_ref().ok_or((Errno::BADF, Detail::NONE))?;
-            context.user = User::lookup(root.as_fd(), user, *group)?;
-            Ok(())
-        }
-        step => simple(step, context).map_err(|errno| (errno, Detail::NONE)),
-    }
-}
-
-/// The steps whose errno says all there is to say.
-fn simple(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
+pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
     let root = context.root.as_ref().map(AsFd::as_fd);
     match step {
         Step::CloseOnExec => close_on_exec(),
@@ -272,10 +256,19 @@ fn simple(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             sys::set_signal_mask(*mask);
             Ok(())
         }
-        // The loops above and `perform` deal with these.
-        Step::Fork | Step::OpenTerminal { .. } | Step::Execve(_) | Step::LookupUser { .. } => {
-            Err(Errno::NOSYS)
+        Step::LookupUser { user, group } => {
+            let root = root.ok_or(Errno::BADF)?;
+            context.user = User::lookup(root, user, *group, &mut context.detail)?;
+            Ok(())
         }
+        Step::Execve(command) => {
+            context.environment.set_home(context.user.home());
+            let (errno, detail) = exec::execute(command, context.environment.words);
+            context.detail = detail;
+            Err(errno)
+        }
+        // The loop above deals with these.
+        Step::Fork | Step::OpenTerminal { .. } => Err(Errno::NOSYS),
     }
 }
 
@@ -350,28 +343,24 @@ fn hide_caller() -> rustix::io::Result<()> {
 fn open_terminal(
     context: &mut Context,
     ptmx: &CStr,
-    rows: u16,
-    columns: u16,
-) -> Result<OwnedFd, Failure> {
-    let open = || {
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let master = openat(rustix::fs::CWD, ptmx, flags, Mode::empty())?;
-        unlockpt(&master)?;
-        tcsetwinsize(
-            &master,
-            Winsize {
-                ws_row: rows,
-                ws_col: columns,
-                ws_xpixel: 0,
-                ws_ypixel: 0,
-            },
-        )?;
-        let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let terminal = ioctl_tiocgptpeer(&master, peer)?;
-        Ok((master, terminal))
-    };
-    let (master, terminal) = open().map_err(|errno| (errno, Detail::NONE))?;
-    context.terminal = Some(terminal);
+    terminal: &CStr,
+    size: (u16, u16),
+) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = openat(rustix::fs::CWD, ptmx, flags, Mode::empty())?;
+    unlockpt(&master)?;
+    let (ws_row, ws_col) = size;
+    tcsetwinsize(
+        &master,
+        Winsize {
+            ws_row,
+            ws_col,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        },
+    )?;
+    // By its path, which no image has a say in. TIOCGPTPEER would need Linux 4.13.
+    context.terminal = Some(openat(rustix::fs::CWD, terminal, flags, Mode::empty())?);
     Ok(master)
 }
 

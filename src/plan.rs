@@ -590,9 +590,11 @@ impl Planner<'_> {
         }
         if self.terminal {
             let (rows, columns) = self.host.window;
-            let (ptmx, console) = (self.at("dev/pts/ptmx"), self.at("dev/console"));
+            let (ptmx, terminal) = (self.at("dev/pts/ptmx"), self.at("dev/pts/0"));
+            let console = self.at("dev/console");
             self.step(Step::OpenTerminal {
                 ptmx,
+                terminal,
                 rows,
                 columns,
             });
@@ -601,7 +603,7 @@ impl Planner<'_> {
                 major: 0,
                 minor: 0,
             });
-            self.step(bind(self.at("dev/pts/0"), Target::Path(console), 0));
+            self.step(bind(terminal, Target::Path(console), 0));
         }
     }
 

@@ -14,7 +14,7 @@ use rustix::termios::isatty;
 
 use container::child::{Context, Environment, Program, container};
 use container::init;
-use container::report::{Outcome, Report};
+use container::report::{Detail, Outcome, Report};
 use container::step::Step;
 use container::sys::{self, Word};
 use container::user::User;
@@ -100,5 +100,6 @@ fn context(control: OwnedFd) -> Context {
             words: Box::leak(words.into_boxed_slice()),
             home: None,
         },
+        detail: Detail::NONE,
     }
 }

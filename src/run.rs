@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use linux_raw_sys::general as raw;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
+use rustix::time::Timespec;
 
 use container::child::{self, Context, Environment, Program};
 use container::report::{Detail, Outcome, Reason, Report};
@@ -85,6 +86,7 @@ pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
             terminal: None,
             user: User::ROOT,
             environment,
+            detail: Detail::NONE,
         },
         directories: Vec::new(),
         child: None,
@@ -156,7 +158,7 @@ impl Supervisor<'_> {
     fn perform(&mut self, task: &Task) -> Result<()> {
         match task {
             Task::Step(step) => child::perform(step, &mut self.context)
-                .map_err(|failure| step_error(step, failure, self.host)),
+                .map_err(|errno| step_error(step, errno, &Detail::NONE, self.host)),
             Task::EnterUserNamespace(map) => enter_user_namespace(map, self.host),
             Task::CreateDirectory(path) => {
                 self.directories.push(Directory::create(path)?);
@@ -194,14 +196,11 @@ impl Supervisor<'_> {
             steps: self.plan.steps,
             trace: self.trace,
         };
-        let supervisors_end = self
-            .control
-            .as_ref()
-            .map(|control| rustix::fd::AsRawFd::as_raw_fd(control));
+        let supervisors_end = self.control.as_ref().map(AsRawFd::as_raw_fd);
         let context = &mut self.context;
         let pid = sys::clone(flags, || {
             // Only the supervisor may hold its end: the container must see it closed when the supervisor dies.
-            supervisors_end.map(sys::close);
+            supervisors_end.into_iter().for_each(sys::close);
             child::container(program, 0, context)
         })
         .map_err(|errno| {
@@ -303,9 +302,12 @@ impl Supervisor<'_> {
             if report {
                 self.receive()?;
             }
+            let idle = !signal && !report && !ready.contains(&true);
             for (relay, ready) in self.relays.iter_mut().zip(ready) {
                 if ready {
                     relay.pump();
+                } else if idle && relay.ended() {
+                    relay.type_end();
                 }
             }
             if signal {
@@ -327,8 +329,13 @@ impl Supervisor<'_> {
         let first = fds.len();
         let interests: Vec<Option<PollFd<'_>>> = self.relays.iter().map(Relay::interest).collect();
         fds.extend(interests.iter().flatten().cloned());
+        let again = Timespec {
+            tv_sec: 0,
+            tv_nsec: 250_000_000,
+        };
+        let timeout = self.relays.iter().any(Relay::ended).then_some(&again);
         // EINTR cannot come with all signals blocked, and would be tried again by the caller's loop.
-        let _ = poll(&mut fds, None);
+        let _ = poll(&mut fds, timeout);
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         let mut results = fds[first..].iter().map(ready);
         let relays = interests
@@ -365,7 +372,7 @@ impl Supervisor<'_> {
                 );
             }
             Outcome::Failed(errno) => {
-                return Err(step_error(step, (errno, report.detail), self.host));
+                return Err(step_error(step, errno, &report.detail, self.host));
             }
         }
         if let Some(master) = descriptor {
@@ -461,7 +468,7 @@ fn exit_status(status: WaitStatus) -> u8 {
 
 /// Whether the signal descriptor has something to read.
 fn pending(signals: &OwnedFd) -> bool {
-    let now = rustix::time::Timespec {
+    let now = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
@@ -555,7 +562,6 @@ fn spawn_helper(
     read: &OwnedFd,
     write: &OwnedFd,
 ) -> Result<Pid> {
-    use rustix::fd::AsRawFd;
     let this = std::process::id().to_string();
     let text = [
         program.display().to_string(),
@@ -589,7 +595,7 @@ fn spawn_helper(
 }
 
 /// A failed step as the user reads it: the step, the reason, and what can be done.
-fn step_error(step: &Step, (errno, detail): (Errno, Detail), host: &Host) -> Error {
+fn step_error(step: &Step, errno: Errno, detail: &Detail, host: &Host) -> Error {
     let name = quote(detail.name());
     let plain = |text: String| Error::new(text);
     match (step, detail.reason) {
@@ -599,7 +605,7 @@ fn step_error(step: &Step, (errno, detail): (Errno, Detail), host: &Host) -> Err
         (_, Reason::Group) => plain(format!(
             "--user: no group {name} in the container's /etc/group"
         )),
-        (Step::Execve(command), _) => exec_error(command, errno, &detail),
+        (Step::Execve(command), _) => exec_error(command, errno, detail),
         _ => step_hint(
             plain(format!("{step}: {}", reason(errno))),
             step,

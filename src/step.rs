@@ -105,6 +105,8 @@ pub enum Step {
     /// A pty from the container's own devpts; its master goes to the supervisor.
     OpenTerminal {
         ptmx: Text,
+        /// What the first one of a new devpts is called.
+        terminal: Text,
         rows: u16,
         columns: u16,
     },
@@ -195,13 +197,14 @@ impl Display for Step {
             Step::Foreground => f.write_str("setpgid(0, 0), tcsetpgrp(0, getpid())"),
             Step::OpenTerminal {
                 ptmx,
+                terminal,
                 rows,
                 columns,
             } => {
+                let (ptmx, terminal) = (Quoted(ptmx), Quoted(terminal));
                 write!(
                     f,
-                    "open({}, O_RDWR|O_NOCTTY) ({columns}x{rows})",
-                    Quoted(ptmx)
+                    "open({ptmx}, O_RDWR|O_NOCTTY), open({terminal}) ({columns}x{rows})"
                 )
             }
             Step::OpenRoot(path) => write!(f, "open({}, O_PATH|O_DIRECTORY)", Quoted(path)),

@@ -15,8 +15,8 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec, read, write};
 use rustix::process::{getpgrp, getpid};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{
-    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcgetwinsize,
-    tcsetattr, tcsetwinsize,
+    OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
+    tcsetwinsize,
 };
 
 use container::sys;
@@ -33,7 +33,6 @@ pub struct Relay {
     end: usize,
     /// Set if the end of the input is to be typed into a pty.
     typed: bool,
-    last: u8,
 }
 
 impl Relay {
@@ -46,7 +45,6 @@ impl Relay {
             start: 0,
             end: 0,
             typed: false,
-            last: b'\n',
         }
     }
 
@@ -79,7 +77,6 @@ impl Relay {
             Ok(0) => self.input_ended(),
             Ok(count) => {
                 (self.start, self.end) = (0, count);
-                self.last = self.buffer[count - 1];
                 return true;
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
@@ -103,22 +100,27 @@ impl Relay {
         }
     }
 
-    /// At the end of its input a pipe is closed; into a pty in canonical mode the end-of-file character is
-    /// typed, twice if the last line is not ended (termios(3), VEOF).
+    /// At the end of its input a pipe is closed. A pty cannot be: there the end-of-file character is typed.
     fn input_ended(&mut self) {
         self.from = None;
-        let terminal = self
-            .to
-            .as_ref()
-            .filter(|_| self.typed)
-            .and_then(|to| tcgetattr(to).ok());
-        match terminal {
-            Some(mode) if mode.local_modes.contains(LocalModes::ICANON) => {
-                self.buffer[..2].fill(mode.special_codes[SpecialCodeIndex::VEOF]);
-                (self.start, self.end) = (0, if self.last == b'\n' { 1 } else { 2 });
-            }
-            Some(_) => {}
-            None => self.to = None,
+        if self.typed {
+            self.type_end();
+        } else {
+            self.to = None;
+        }
+    }
+
+    /// Whether [`Relay::type_end`] is due again after a while. Once is not enough: the character ends a line that
+    /// is not ended, or one `read` of several, and is lost when a line editor changes the terminal's mode.
+    pub fn ended(&self) -> bool {
+        self.typed && self.from.is_none() && self.to.is_some()
+    }
+
+    /// Types the end-of-file character (termios(3), VEOF), which line editors in raw mode understand as well.
+    pub fn type_end(&mut self) {
+        if let (true, Some(Ok(mode))) = (self.start == self.end, self.to.as_ref().map(tcgetattr)) {
+            self.buffer[0] = mode.special_codes[SpecialCodeIndex::VEOF];
+            (self.start, self.end) = (0, 1);
         }
     }
 

@@ -77,8 +77,8 @@ impl User {
         root: BorrowedFd<'_>,
         user: &[u8],
         group: Option<&[u8]>,
-    ) -> core::result::Result<User, (Errno, Detail)> {
-        let plain = |errno| (errno, Detail::NONE);
+        detail: &mut Detail,
+    ) -> Result<User> {
         let mut found = User::ROOT;
         let number = number(user);
         let mut name = [0; LINE];
@@ -102,15 +102,19 @@ impl User {
             }
             name_length = Some(entry.len());
             Some(())
-        })
-        .map_err(plain)?;
+        })?;
         match (name_length, number) {
-            (None, None) => return Err((Errno::NOENT, Detail::new(Reason::User, user))),
+            (None, None) => {
+                *detail = Detail::new(Reason::User, user);
+                return Err(Errno::NOENT);
+            }
             (None, Some(uid)) => found.uid = uid,
             _ => {}
         }
         if let Some(group) = group {
+            *detail = Detail::new(Reason::Group, group);
             found.gid = find_group(root, group)?;
+            *detail = Detail::NONE;
             return Ok(found);
         }
         let Some(name) = name_length.and_then(|length| name.get(..length)) else {
@@ -128,26 +132,23 @@ impl User {
             }
             None
         })
-        .and(overflow)
-        .map_err(plain)?;
+        .and(overflow)?;
         Ok(found)
     }
 }
 
-fn find_group(root: BorrowedFd<'_>, group: &[u8]) -> core::result::Result<u32, (Errno, Detail)> {
-    if let Some(gid) = number(group) {
-        return Ok(gid);
+fn find_group(root: BorrowedFd<'_>, group: &[u8]) -> Result<u32> {
+    let mut found = number(group);
+    if found.is_none() {
+        each_line(root, b"/etc/group", |line| {
+            let mut fields = line.split(|byte| *byte == b':');
+            if fields.next()? == group {
+                found = Some(number(fields.nth(1)?)?);
+            }
+            found.map(drop)
+        })?;
     }
-    let mut found = None;
-    each_line(root, b"/etc/group", |line| {
-        let mut fields = line.split(|byte| *byte == b':');
-        if fields.next()? == group {
-            found = Some(number(fields.nth(1)?)?);
-        }
-        found.map(drop)
-    })
-    .map_err(|errno| (errno, Detail::NONE))?;
-    found.ok_or((Errno::NOENT, Detail::new(Reason::Group, group)))
+    found.ok_or(Errno::NOENT)
 }
 
 /// A decimal number that is a valid id; `u32::MAX` means "no change" to the kernel and is none.

@@ -80,7 +80,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        remove_tree(CWD, bytes(&self.0)).unwrap();
+        let result = remove_tree(CWD, bytes(&self.0));
+        assert!(result.is_ok() || std::thread::panicking(), "{result:?}");
     }
 }
 
@@ -138,14 +139,16 @@ fn manifest(top: &Path) -> Vec<String> {
         let meta = fs::symlink_metadata(path).unwrap();
         let kind = meta.file_type();
         let shown = error::quote(name);
-        let mut line = format!("{shown} {:o} {}:{}", meta.mode(), meta.uid(), meta.gid());
-        // The archive does not tell about directories that it only implies.
         let age = SystemTime::now().duration_since(meta.modified().unwrap());
-        match age.is_ok_and(|age| age.as_secs() < 600) {
-            true => line += " now",
-            false => write!(line, " {}.{:09}", meta.mtime(), meta.mtime_nsec()).unwrap(),
-        }
-        write!(line, " links {}", meta.nlink()).unwrap();
+        let time = match age.is_ok_and(|age| age.as_secs() < 600) {
+            true => "now".to_owned(),
+            false => format!("{}.{:09}", meta.mtime(), meta.mtime_nsec()),
+        };
+        let (mode, uid, gid) = (meta.mode(), meta.uid(), meta.gid());
+        let mut line = format!(
+            "{time} {mode:06o} {shown} {uid}:{gid} links {}",
+            meta.nlink()
+        );
         if !kind.is_dir() {
             let first = first.entry(meta.ino()).or_insert(shown);
             write!(line, " same {first}").unwrap();
@@ -220,7 +223,16 @@ fn data(path: &Path) -> String {
 fn assert_same(what: &str, mini: &Path, other: &Path) {
     let (mini, other) = (manifest(mini), manifest(other));
     assert!(mini.len() > 1, "{what}: nothing to compare");
-    let differ = mini.iter().zip(&other).find(|(mini, other)| mini != other);
+    // The time of a directory that is only implied is that of unpacking. GNU tar 1.34 also leaves that on a directory
+    // which gets a member after one that lies elsewhere; mini does not.
+    let same = |mini: &str, other: &str| match other.strip_prefix("now 04") {
+        Some(other) => mini.ends_with(other),
+        None => mini == other,
+    };
+    let differ = mini
+        .iter()
+        .zip(&other)
+        .find(|(mini, other)| !same(mini, other));
     if let Some((mini, other)) = differ {
         panic!("{what}:\nmini:     {mini}\nexpected: {other}");
     }
@@ -303,8 +315,13 @@ fn the_tree_is_what_gnu_tar_makes_of_real_root_file_systems() {
 
 #[test]
 fn without_openat2_all_is_the_same() {
-    let inside = std::env::var_os("MINI_TEST_NO_OPENAT2").is_some();
-    if inside || !root() {
+    if std::env::var_os("MINI_TEST_NO_OPENAT2").is_some() {
+        let resolve = rustix::fs::ResolveFlags::empty();
+        let result = rustix::fs::openat2(CWD, c".", OFlags::PATH, Mode::empty(), resolve);
+        assert_eq!(result.unwrap_err(), rustix::io::Errno::NOSYS);
+        return;
+    }
+    if !root() {
         return;
     }
     let strace =
@@ -371,7 +388,13 @@ impl Header {
     }
     fn number(&mut self, at: usize, width: usize, number: u64) {
         let digits = format!("{number:0width$o}", width = width - 1);
-        self.text(at, digits.as_bytes());
+        if digits.len() < width {
+            return self.text(at, digits.as_bytes());
+        }
+        self.text(at, &[0x80; 12][..width]);
+        self.text(at + 1, &[0; 12][..width - 1 - 8.min(width - 1)]);
+        let big = number.to_be_bytes();
+        self.text(at + width - 8.min(width - 1), &big[8 - 8.min(width - 1)..]);
     }
     fn link(&mut self, target: &str) {
         self.text(157, target.as_bytes());
@@ -490,11 +513,12 @@ fn hostile_names_and_links_are_refused() {
         cage.refuses(&[link("x", b'1', target)], expected);
     }
     let canary = cage.scratch.path("outside/canary").display().to_string();
+    let record = pax(&[("linkpath", canary.as_bytes())]);
     cage.refuses(
-        &[link("x", b'1', &canary[..99])],
+        &[[record, link("x", b'1', "")].concat()],
         &format!(
             "member \"x\": link to \"{}\": No such file or directory",
-            &canary[1..99]
+            &canary[1..]
         ),
     );
     let directory = [member("d", b'5', b"", |_| {}), link("x", b'1', "d")];
@@ -663,13 +687,17 @@ fn lies_and_bombs_are_refused() {
             "its pax header has a malformed number",
         ),
         ("size", b"-1", "its pax header has a malformed number"),
-        ("mtime", b"1e9", "its time is malformed"),
+        ("mtime", b"1e9", "its pax header has a malformed number"),
         (
             "path",
             b"a\0b",
             "its extension header has a NUL byte in a string",
         ),
-        ("GNU.sparse.map", b"1,2,3", "its sparse map is malformed"),
+        (
+            "GNU.sparse.map",
+            b"1,,3",
+            "its pax header has a malformed number",
+        ),
     ] {
         let expected = format!("member \"PaxHeaders/x\": {reason} (header at byte 0)");
         cage.refuses(&[pax(&[(record, value)]), file("x")], &expected);
@@ -747,6 +775,7 @@ fn sparse_maps_that_lie_are_refused() {
         assert!(error.contains(&expected), "{map} {size}: {error}");
     }
     let one = |map: &[u8]| {
+        let map = &[map, &[0; 512][map.len()..]].concat();
         let records = [
             ("GNU.sparse.major", &b"1"[..]),
             ("GNU.sparse.minor", b"0"),
@@ -760,7 +789,7 @@ fn sparse_maps_that_lie_are_refused() {
         (b"1\n-1\n5\n", "its sparse map is malformed"),
         (b"99999999999999999999999\n", "its sparse map is malformed"),
         (b"\n\n\n", "its sparse map is malformed"),
-        (b"", "its sparse map is longer than its data"),
+        (b"", "its sparse map is malformed"),
         (&[b'0'; 512], "its sparse map is longer than its data"),
     ] {
         let error = cage.unpack(&one(map)).1.unwrap_err();
@@ -830,7 +859,7 @@ fn what_is_no_tar_is_told() {
         header.number(124, 12, 9999)
     })];
     let error = cage.unpack(&archive(&terminal)).1.unwrap_err();
-    assert!(error.contains(r"\u{1b}]0;x\u{7}\r\n"), "{error}");
+    assert!(error.contains(r#"member "\u{1b}]0;x\u{7}"#), "{error}");
 }
 
 #[test]
@@ -849,7 +878,7 @@ fn an_archive_cut_at_every_byte_is_refused() {
         member("dir", b'5', b"", |_| {}),
         file("dir/file"),
         pax(&[
-            ("path", "long/".repeat(60).as_bytes()),
+            ("path", "long".repeat(60).as_bytes()),
             ("SCHILY.xattr.user.x", b"y"),
         ]),
         member("long", b'5', b"", |_| {}),
@@ -1043,7 +1072,7 @@ fn mount_targets_are_made_inside() {
     assert_eq!(dir("p/q/r").unwrap_err(), Errno::NOTDIR);
     assert_eq!(dir("p/q/r/s").unwrap_err(), Errno::NOTDIR);
     assert_eq!(file("p/new/").unwrap_err(), Errno::ISDIR);
-    assert_eq!(file("p/..").is_ok(), true);
+    file("p/..").unwrap();
     // A dangling link: the target is made where its directory exists, else the link is replaced.
     fs::create_dir(top.join("etc")).unwrap();
     symlink(
@@ -1069,10 +1098,24 @@ fn mount_targets_are_made_inside() {
 
 #[test]
 fn a_tree_100000_deep_is_removed_with_few_descriptors() {
+    let mut levels = 3000;
     let scratch = Scratch::new("deep");
+    if root() {
+        // In memory there is time for more.
+        if std::env::var_os("MINI_TEST_DEEP").is_none() {
+            let name = "a_tree_100000_deep_is_removed_with_few_descriptors";
+            let unshare = ["unshare", "--mount", "--propagation", "private"];
+            again(&unshare, &["--exact", name], ("MINI_TEST_DEEP", "1"));
+        } else {
+            levels = 100_000;
+            run(Command::new("mount")
+                .args(["-t", "tmpfs", "-o", "nr_inodes=0", "tmpfs"])
+                .arg(&scratch.0));
+        }
+    }
     let tree = scratch.dir("tree");
     let mut here = open(&tree);
-    for level in 0..100_000 {
+    for level in 0..levels {
         rustix::fs::mkdirat(&here, c"d", Mode::RWXU).unwrap();
         if level % 1000 == 0 {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
@@ -1084,6 +1127,10 @@ fn a_tree_100000_deep_is_removed_with_few_descriptors() {
     }
     remove_tree(open(&scratch.0).as_fd(), b"tree").unwrap();
     assert!(!tree.exists());
+    drop(here);
+    if levels > 3000 {
+        run(Command::new("umount").arg(&scratch.0));
+    }
 }
 
 #[test]

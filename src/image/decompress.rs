@@ -1,7 +1,7 @@
 //! Compressed archives, told by their first bytes, never by their name.
 //!
 //! Format: gzip, RFC 1952, also several members one after the other (as pigz and bgzip write); the check sum and length
-//! at the end of each are verified. Inflating is the crate flate2's work (feature `gzip`).
+//! at the end of each are verified (feature `gzip`, `gzip.rs`).
 //!
 //! Left out: zero bytes or other padding after the last gzip member are an error. Other compressions are recognised
 //! to be named in the error.
@@ -47,7 +47,7 @@ pub fn open<'a>(mut source: impl Read + 'a, name: &[u8]) -> Result<Box<dyn Read 
 fn gunzip<'a>(source: impl Read + 'a, _name: &[u8]) -> Result<Box<dyn Read + 'a>> {
     // 64 KiB is what a pipe holds; more brings nothing, inflating is 20 times slower than reading.
     let source = std::io::BufReader::with_capacity(64 * 1024, source);
-    Ok(Box::new(flate2::bufread::MultiGzDecoder::new(source)))
+    Ok(Box::new(super::gzip::Gunzip::new(source)))
 }
 
 #[cfg(not(feature = "gzip"))]

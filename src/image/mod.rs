@@ -5,6 +5,8 @@
 
 pub mod acl;
 pub mod decompress;
+#[cfg(feature = "gzip")]
+pub mod gzip;
 pub mod remove;
 pub mod tar;
 pub mod unpack;

@@ -6,9 +6,9 @@
 //!
 //! The caller hands every header block to `Parser::header` and does what the `Item` says: hand over the next block
 //! (`More`), or the data of an extension header (`Extension`), or take a complete `Member`, whose `stored` bytes follow
-//! padded to a whole block. Read `Parser::header`, `finish`, `record`, then the number formats.
+//! padded to a whole block. Read `Parser::header`, `member_header`, `describe`, `Extended::set`, then the numbers.
 //!
-//! Invariants: no input makes it panic, and what it keeps is bounded (`EXTENSION_LIMIT`, `MAX_EXTENTS`). A `Member`
+//! Invariants: no input makes it panic, and what it keeps is bounded (`EXTENSION_LIMIT`, `MAX_NUMBERS`). A `Member`
 //! is consistent: ids are valid ids, strings have no NUL, a sparse map is ascending, disjoint, inside the file and as
 //! long as the stored data. Names are whatever the archive says: ".." is the business of who uses them.
 //!
@@ -24,17 +24,13 @@ pub const BLOCK: usize = 512;
 /// mebibyte is far more than what a file can have, and little enough to be kept in memory.
 pub const EXTENSION_LIMIT: u64 = 1 << 20;
 
-/// The most extents a sparse file may have: 16 MiB of memory.
-const MAX_EXTENTS: usize = 1 << 20;
+/// The most numbers in a sparse map, two for each extent: 16 MiB of memory.
+const MAX_NUMBERS: usize = 1 << 21;
 
-/// Why a header is refused: `member` (as far as its name is known) and a clause for "member NAME: …".
-#[derive(Debug, PartialEq, Eq)]
-pub struct TarError {
-    pub member: Vec<u8>,
-    pub reason: &'static str,
-}
-
+/// The reason is a clause for "member NAME: …"; `Parser::name` is the name.
 type Parsed<T> = Result<T, &'static str>;
+
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -67,7 +63,7 @@ pub struct Member {
     pub major: u32,
     pub minor: u32,
     /// Names and values as setxattr(2) takes them.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
     /// Offset and length of each piece of the stored data, if the file is sparse.
     pub sparse: Option<Vec<(u64, u64)>>,
 }
@@ -94,41 +90,33 @@ struct Extended {
     uid: Option<u32>,
     gid: Option<u32>,
     mtime: Option<(i64, u32)>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    xattrs: Xattrs,
     acl_access: Option<Vec<u8>>,
     acl_default: Option<Vec<u8>>,
-    // GNU.sparse.*
     sparse_major: Option<u64>,
     sparse_name: Option<Vec<u8>>,
     sparse_size: Option<u64>,
-    sparse_offset: u64,
-    sparse_map: Option<Vec<(u64, u64)>>,
+    /// Offset and length of each extent in turn.
+    sparse_map: Vec<u64>,
 }
 
-/// What the next block or the next extension data is.
+/// What comes next.
 #[derive(Default)]
 enum State {
     #[default]
     Header,
-    /// The data of an extension header of this type, from the header of this name.
-    Extension(u8, Vec<u8>),
+    /// The data of an extension header of this type.
+    Extension(u8),
     /// A block with more of an old GNU sparse map.
-    OldSparse(Box<Member>),
-    /// A block of the sparse map that pax format 1.0 puts before the data.
-    Sparse1(Box<Member>, Decimals),
-}
-
-/// The decimal numbers of a sparse map 1.0, one a line, cut into blocks anywhere: their count, then offset and length
-/// in turn.
-#[derive(Default)]
-struct Decimals {
-    value: Option<u64>,
-    left: Option<u64>,
-    offset: Option<u64>,
+    OldSparse(Box<Member>, Vec<u64>),
+    /// A block of the sparse map that pax format 1.0 puts before the data; and the digits of a number cut in two.
+    Sparse1(Box<Member>, Vec<u64>, Option<u64>),
 }
 
 #[derive(Default)]
 pub struct Parser {
+    /// The member an error is about, as far as it is known.
+    pub name: Vec<u8>,
     state: State,
     global: Extended,
     local: Option<Extended>,
@@ -138,148 +126,137 @@ pub struct Parser {
 
 impl Parser {
     /// Takes the next block: a header, or what `Item::More` asked for.
-    pub fn header(&mut self, block: &[u8; BLOCK]) -> Result<Item, TarError> {
+    pub fn header(&mut self, block: &[u8; BLOCK]) -> Parsed<Item> {
         match std::mem::take(&mut self.state) {
-            State::OldSparse(member) => self.old_sparse(member, &block[..504], block[504] != 0),
-            State::Sparse1(member, decimals) => self.sparse1(member, decimals, block),
-            State::Header | State::Extension(..) => {
-                if block.iter().all(|&byte| byte == 0) {
-                    return Ok(Item::End);
-                }
-                // The name in a block with a wrong checksum is probably not a name.
-                check(block).map_err(|reason| refuse(Vec::new(), reason))?;
-                match block[156] {
-                    b'x' | b'X' | b'g' | b'L' | b'K' | b'V' => self.extension_header(block),
-                    b'M' => Err(refuse(name(block), "it is continued from another volume")),
-                    _ => self.member_header(block),
-                }
+            State::OldSparse(member, map) => {
+                return self.old_sparse(member, map, &block[..504], block[504] != 0);
             }
+            State::Sparse1(member, map, digits) => return self.sparse1(member, map, digits, block),
+            State::Header | State::Extension(_) => {}
         }
-    }
-
-    fn extension_header(&mut self, block: &[u8; BLOCK]) -> Result<Item, TarError> {
-        let size = unsigned(&block[124..136]).map_err(|reason| refuse(name(block), reason))?;
-        if size > EXTENSION_LIMIT {
-            let reason = "its extension header is larger than 1 MiB";
-            return Err(refuse(name(block), reason));
+        if block.iter().all(|&byte| byte == 0) {
+            return Ok(Item::End);
         }
-        self.state = State::Extension(block[156], name(block));
-        Ok(Item::Extension {
-            size: size as usize,
-        })
+        // The name in a block with a wrong checksum is probably not a name.
+        self.name.clear();
+        check(block)?;
+        self.name = name(block);
+        match block[156] {
+            typeflag @ (b'x' | b'X' | b'g' | b'L' | b'K' | b'V') => {
+                let size = unsigned(&block[124..136])?;
+                if size > EXTENSION_LIMIT {
+                    return Err("its extension header is larger than 1 MiB");
+                }
+                self.state = State::Extension(typeflag);
+                let size = size as usize;
+                Ok(Item::Extension { size })
+            }
+            b'M' => Err("it is continued from another volume"),
+            _ => self.member_header(block),
+        }
     }
 
     /// Takes the data of an extension header.
-    pub fn extension(&mut self, data: &[u8]) -> Result<(), TarError> {
-        let State::Extension(typeflag, name) = std::mem::take(&mut self.state) else {
-            return Ok(());
-        };
-        let result = match typeflag {
-            b'L' => text(c_string(data)).map(|path| self.long_path = path),
-            b'K' => text(c_string(data)).map(|link| self.long_link = link),
-            b'g' => records(&mut self.global, data),
-            b'V' => Ok(()), // a volume label: its data, if any, are nothing to unpack
-            _ => {
+    pub fn extension(&mut self, data: &[u8]) -> Parsed<()> {
+        match std::mem::take(&mut self.state) {
+            State::Extension(b'L') => self.long_path = text(c_string(data))?,
+            State::Extension(b'K') => self.long_link = text(c_string(data))?,
+            State::Extension(b'g') => records(&mut self.global, data)?,
+            State::Extension(b'x' | b'X') => {
                 let global = &self.global;
-                records(self.local.get_or_insert_with(|| global.clone()), data)
+                records(self.local.get_or_insert_with(|| global.clone()), data)?;
             }
-        };
-        result.map_err(|reason| refuse(name, reason))
+            _ => {} // 'V', a volume label: its data, if any, are nothing to unpack
+        }
+        Ok(())
     }
 
-    fn member_header(&mut self, block: &[u8; BLOCK]) -> Result<Item, TarError> {
+    fn member_header(&mut self, block: &[u8; BLOCK]) -> Parsed<Item> {
         let local = self.local.take();
         let mut extended = local.unwrap_or_else(|| self.global.clone());
         let (long_path, long_link) = (self.long_path.take(), self.long_link.take());
         let path = extended.sparse_name.take().or(extended.path.take());
-        let path = path.or(long_path).unwrap_or_else(|| name(block));
-        let link = extended.link.take().or(long_link);
-        let link = link.unwrap_or_else(|| c_string(&block[157..257]).to_vec());
-        let sparse = (extended.sparse_major, extended.sparse_size);
-        let map = extended.sparse_map.take();
-        let mut member = match describe(block, &path, extended) {
-            Ok(member) => Box::new(Member {
-                path,
-                link,
-                ..member
-            }),
-            Err(reason) => return Err(refuse(path, reason)),
-        };
-        if block[156] == b'S' {
-            return match unsigned(&block[483..495]) {
-                Ok(size) => {
-                    member.size = size;
-                    self.old_sparse(member, &block[386..482], block[482] != 0)
-                }
-                Err(reason) => Err(refuse(member.path, reason)),
-            };
+        if let Some(path) = path.or(long_path) {
+            self.name = path;
         }
-        match (sparse, map) {
-            _ if member.kind != Kind::File => finish(member),
-            ((Some(1), Some(size)), _) => {
+        let link = extended.link.take().or(long_link);
+        let sparse = (extended.sparse_major, extended.sparse_size);
+        let map = std::mem::take(&mut extended.sparse_map);
+        let mut member = Box::new(describe(block, self.name.clone(), extended)?);
+        member.link = link.unwrap_or_else(|| c_string(&block[157..257]).to_vec());
+        if block[156] == b'S' {
+            member.size = unsigned(&block[483..495])?;
+            return self.old_sparse(member, map, &block[386..482], block[482] != 0);
+        }
+        match sparse {
+            (None, None) => Ok(Item::Member(member)),
+            _ if member.kind != Kind::File => Ok(Item::Member(member)),
+            (Some(1), Some(size)) => {
                 member.size = size;
-                self.state = State::Sparse1(member, Decimals::default());
+                self.state = State::Sparse1(member, map, None);
                 Ok(Item::More)
             }
-            ((None | Some(0), None), None) => finish(member),
-            ((None | Some(0), Some(size)), map) => {
+            (None | Some(0), Some(size)) => {
                 member.size = size;
-                member.sparse = Some(map.unwrap_or_default());
-                finish(member)
+                with_map(member, &map)
             }
-            _ => Err(refuse(member.path, "its sparse format is unknown")),
+            _ => Err("its sparse format is unknown"),
         }
     }
 
-    /// Takes the extents in one block of an old GNU sparse map; `more` tells whether another block follows.
+    /// Takes the extents in one block of an old GNU sparse map, 12 digits each for offset and length until a field is
+    /// empty; `more` tells whether another block follows.
     fn old_sparse(
         &mut self,
-        mut member: Box<Member>,
+        member: Box<Member>,
+        mut map: Vec<u64>,
         fields: &[u8],
         more: bool,
-    ) -> Result<Item, TarError> {
-        let map = member.sparse.get_or_insert_default();
-        if let Err(reason) = extents(map, fields) {
-            return Err(refuse(member.path, reason));
+    ) -> Parsed<Item> {
+        for extent in fields.chunks_exact(24).take_while(|extent| extent[12] != 0) {
+            push(&mut map, unsigned(&extent[..12])?)?;
+            push(&mut map, unsigned(&extent[12..])?)?;
         }
         if !more {
-            return finish(member);
+            return with_map(member, &map);
         }
-        self.state = State::OldSparse(member);
+        self.state = State::OldSparse(member, map);
         Ok(Item::More)
     }
 
-    /// Takes one block of a sparse map 1.0, which is part of the stored data.
+    /// Takes one block of a sparse map 1.0, part of the stored data: decimal numbers, one a line, cut into blocks
+    /// anywhere. The first is the number of extents; after the last the block is padded.
     fn sparse1(
         &mut self,
         mut member: Box<Member>,
-        mut decimals: Decimals,
+        mut map: Vec<u64>,
+        mut digits: Option<u64>,
         block: &[u8],
-    ) -> Result<Item, TarError> {
-        let Some(stored) = member.stored.checked_sub(BLOCK as u64) else {
-            return Err(refuse(
-                member.path,
-                "its sparse map is longer than its data",
-            ));
-        };
-        member.stored = stored;
-        match decimals.take(member.sparse.get_or_insert_default(), block) {
-            Ok(true) => finish(member),
-            Ok(false) => {
-                self.state = State::Sparse1(member, decimals);
-                Ok(Item::More)
+    ) -> Parsed<Item> {
+        let stored = member.stored.checked_sub(BLOCK as u64);
+        member.stored = stored.ok_or("its sparse map is longer than its data")?;
+        for &byte in block {
+            if byte != b'\n' {
+                let value = digit(digits.unwrap_or(0), byte, 10);
+                digits = Some(value.ok_or("its sparse map is malformed")?);
+                continue;
             }
-            Err(reason) => Err(refuse(member.path, reason)),
+            push(
+                &mut map,
+                digits.take().ok_or("its sparse map is malformed")?,
+            )?;
+            let extents = (map.len() as u64 - 1) / 2;
+            if map.len() % 2 == 1 && map[0] == extents {
+                return with_map(member, &map[1..]);
+            }
         }
+        self.state = State::Sparse1(member, map, digits);
+        Ok(Item::More)
     }
 }
 
-fn refuse(member: Vec<u8>, reason: &'static str) -> TarError {
-    TarError { member, reason }
-}
-
-/// The member in a header block, with what the extension headers changed; without path, link and sparse map.
-fn describe(block: &[u8; BLOCK], path: &[u8], extended: Extended) -> Parsed<Member> {
+/// The member in a header block, with what the extension headers changed, but for link and sparse map.
+fn describe(block: &[u8; BLOCK], path: Vec<u8>, extended: Extended) -> Parsed<Member> {
     let typeflag = block[156];
     let kind = match typeflag {
         b'1' => Kind::HardLink,
@@ -300,15 +277,16 @@ fn describe(block: &[u8; BLOCK], path: &[u8], extended: Extended) -> Parsed<Memb
         Some(size) => size,
         None => unsigned(&block[124..136])?,
     };
-    let (mut major, mut minor) = (0, 0);
-    if matches!(kind, Kind::Character | Kind::Block) {
-        const RANGE: &str = "its device number is out of range";
-        major = unsigned(&block[329..337])?.try_into().or(Err(RANGE))?;
-        minor = unsigned(&block[337..345])?.try_into().or(Err(RANGE))?;
-    }
+    // Other types may have anything here: v7 had no such fields.
+    let device = |field| match kind {
+        Kind::Character | Kind::Block => {
+            u32::try_from(unsigned(field)?).or(Err("its header has a number out of range"))
+        }
+        _ => Ok(0),
+    };
     Ok(Member {
         kind,
-        path: Vec::new(),
+        path,
         link: Vec::new(),
         mode: (number(&block[100..108])? & 0o7777) as u32,
         uid: extended
@@ -323,8 +301,8 @@ fn describe(block: &[u8; BLOCK], path: &[u8], extended: Extended) -> Parsed<Memb
         },
         stored,
         size: stored,
-        major,
-        minor,
+        major: device(&block[329..337])?,
+        minor: device(&block[337..345])?,
         xattrs: with_acls(extended)?,
         sparse: None,
     })
@@ -332,7 +310,7 @@ fn describe(block: &[u8; BLOCK], path: &[u8], extended: Extended) -> Parsed<Memb
 
 /// The extended attributes, and the access control lists unless they are among the attributes already: GNU tar
 /// writes both forms when asked for both, and only the attribute has numbers for sure.
-fn with_acls(extended: Extended) -> Parsed<Vec<(Vec<u8>, Vec<u8>)>> {
+fn with_acls(extended: Extended) -> Parsed<Xattrs> {
     let mut xattrs = extended.xattrs;
     for (name, list, minimal) in [
         ("system.posix_acl_access", extended.acl_access, acl::MINIMAL),
@@ -350,75 +328,36 @@ fn with_acls(extended: Extended) -> Parsed<Vec<(Vec<u8>, Vec<u8>)>> {
     Ok(xattrs)
 }
 
-/// Checks a sparse map against the sizes: whoever unpacks or maps the file relies on it.
-fn finish(mut member: Box<Member>) -> Result<Item, TarError> {
-    let Some(map) = &mut member.sparse else {
-        return Ok(Item::Member(member));
-    };
-    // Writers end the map with an empty extent at the end of the file, so that its size is known.
-    map.retain(|&(_, length)| length != 0);
+/// Gives the member its sparse map, checked against the sizes: whoever unpacks or maps the file relies on it.
+fn with_map(mut member: Box<Member>, numbers: &[u64]) -> Parsed<Item> {
+    let mut map = Vec::with_capacity(numbers.len() / 2);
     let (mut end, mut sum) = (0, 0);
-    for &(offset, length) in map.iter() {
+    for extent in numbers.chunks(2) {
+        let &[offset, length] = extent else {
+            return Err("its sparse map is malformed");
+        };
         let next = offset.checked_add(length);
         let next = next.filter(|&next| offset >= end && next <= member.size);
-        let Some(next) = next else {
-            let reason = "its sparse map overlaps or goes beyond its size";
-            return Err(refuse(member.path, reason));
-        };
-        end = next;
+        end = next.ok_or("its sparse map overlaps or goes beyond its size")?;
         sum += length; // at most `end`, since the extents are disjoint
+        // Writers end the map with an empty extent at the end of the file, so that its size is known.
+        if length > 0 {
+            map.push((offset, length));
+        }
     }
     if sum != member.stored {
-        return Err(refuse(member.path, "its sparse map does not fit its data"));
+        return Err("its sparse map does not fit its data");
     }
+    member.sparse = Some(map);
     Ok(Item::Member(member))
 }
 
-/// Adds one extent to a sparse map.
-fn push_extent(map: &mut Vec<(u64, u64)>, offset: u64, length: u64) -> Parsed<()> {
-    if map.len() >= MAX_EXTENTS {
-        return Err("its sparse map has more than 1048576 extents");
+fn push(map: &mut Vec<u64>, number: u64) -> Parsed<()> {
+    if map.len() >= MAX_NUMBERS {
+        return Err("its sparse map has more than a million extents");
     }
-    map.push((offset, length));
+    map.push(number);
     Ok(())
-}
-
-/// The extents of an old GNU sparse header: 12 digits each for offset and length, until a field is empty.
-fn extents(map: &mut Vec<(u64, u64)>, fields: &[u8]) -> Parsed<()> {
-    for extent in fields.chunks_exact(24) {
-        if extent[12] == 0 {
-            break;
-        }
-        push_extent(map, unsigned(&extent[..12])?, unsigned(&extent[12..])?)?;
-    }
-    Ok(())
-}
-
-impl Decimals {
-    /// Takes the numbers of one block; true when the map is complete (what is left of the block is padding).
-    fn take(&mut self, map: &mut Vec<(u64, u64)>, block: &[u8]) -> Parsed<bool> {
-        const MALFORMED: &str = "its sparse map is malformed";
-        for &byte in block {
-            if byte != b'\n' {
-                let value = digit(self.value.unwrap_or(0), byte, 10);
-                self.value = Some(value.ok_or(MALFORMED)?);
-                continue;
-            }
-            let value = self.value.take().ok_or(MALFORMED)?;
-            match (self.left, self.offset.take()) {
-                (None, _) => self.left = Some(value),
-                (Some(_), None) => self.offset = Some(value),
-                (Some(left), Some(offset)) => {
-                    push_extent(map, offset, value)?;
-                    self.left = left.checked_sub(1);
-                }
-            }
-            if self.left == Some(0) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
 }
 
 /// Takes the records `LENGTH KEY=VALUE\n` of a pax header.
@@ -441,67 +380,60 @@ fn records(extended: &mut Extended, mut data: &[u8]) -> Parsed<()> {
 impl Extended {
     /// Takes one record. An empty value takes back what was said before (POSIX), but is a value for an attribute.
     fn set(&mut self, key: &[u8], value: &[u8]) -> Parsed<()> {
-        const SPARSE: &str = "its sparse map is malformed";
-        let number = || match value {
-            b"" => Ok(None),
-            _ => decimal(value)
-                .map(Some)
-                .ok_or("its pax header has a malformed number"),
-        };
-        let owner = |number: u64| id(i64::try_from(number).unwrap_or(i64::MAX));
+        const MALFORMED: &str = "its pax header has a malformed number";
+        let number = |text| decimal(text).ok_or(MALFORMED);
+        let optional = || Some(value).filter(|text| !text.is_empty());
+        let owner = |text| id(i64::try_from(number(text)?).unwrap_or(i64::MAX));
         match key {
             b"path" => self.path = text(value)?,
             b"linkpath" => self.link = text(value)?,
-            b"size" => self.size = number()?,
-            b"uid" => self.uid = number()?.map(owner).transpose()?,
-            b"gid" => self.gid = number()?.map(owner).transpose()?,
-            b"mtime" if value.is_empty() => self.mtime = None,
-            b"mtime" => self.mtime = Some(time(value).ok_or("its time is malformed")?),
+            b"size" => self.size = optional().map(number).transpose()?,
+            b"uid" => self.uid = optional().map(owner).transpose()?,
+            b"gid" => self.gid = optional().map(owner).transpose()?,
+            b"mtime" => {
+                let time = |text| time(text).ok_or(MALFORMED);
+                self.mtime = optional().map(time).transpose()?;
+            }
             b"SCHILY.acl.access" => self.acl_access = text(value)?,
             b"SCHILY.acl.default" => self.acl_default = text(value)?,
             b"GNU.sparse.name" => self.sparse_name = text(value)?,
-            b"GNU.sparse.major" => self.sparse_major = number()?,
+            b"GNU.sparse.major" => self.sparse_major = optional().map(number).transpose()?,
             // The formats 0.0 and 0.1 say size, 1.0 says realsize.
-            b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.sparse_size = number()?,
+            b"GNU.sparse.size" | b"GNU.sparse.realsize" => {
+                self.sparse_size = optional().map(number).transpose()?;
+            }
             // 0.0: one record for each number.
-            b"GNU.sparse.offset" => self.sparse_offset = decimal(value).ok_or(SPARSE)?,
-            b"GNU.sparse.numbytes" => {
-                let length = decimal(value).ok_or(SPARSE)?;
-                let map = self.sparse_map.get_or_insert_default();
-                push_extent(map, self.sparse_offset, length)?;
+            b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
+                push(&mut self.sparse_map, number(value)?)?;
             }
             // 0.1: one record for all.
             b"GNU.sparse.map" => {
-                let map = self.sparse_map.insert(Vec::new());
-                let mut numbers = value.split(|&byte| byte == b',');
-                while let Some(offset) = numbers.next() {
-                    let offset = decimal(offset).ok_or(SPARSE)?;
-                    let length = numbers.next().and_then(decimal).ok_or(SPARSE)?;
-                    push_extent(map, offset, length)?;
+                self.sparse_map.clear();
+                for text in value.split(|&byte| byte == b',') {
+                    push(&mut self.sparse_map, number(text)?)?;
                 }
             }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.set_xattr(unescape(name), value)?;
+                    self.set_xattr(unescape(name), value.to_vec())?;
                 }
             }
         }
         Ok(())
     }
 
-    fn set_xattr(&mut self, name: Vec<u8>, value: &[u8]) -> Parsed<()> {
+    fn set_xattr(&mut self, name: Vec<u8>, value: Vec<u8>) -> Parsed<()> {
         self.xattrs.retain(|(other, _)| *other != name);
-        self.xattrs.push((name, value.to_vec()));
-        let size: usize = self
+        self.xattrs.push((name, value));
+        // Several headers, or a global one that keeps growing.
+        let sizes = self
             .xattrs
             .iter()
-            .map(|(name, value)| name.len() + value.len())
-            .sum();
-        // Several headers, or a global one that keeps growing.
-        if size > EXTENSION_LIMIT as usize {
-            return Err("its extended attributes are larger than 1 MiB");
+            .map(|(name, value)| name.len() + value.len());
+        match sizes.sum::<usize>() as u64 {
+            0..=EXTENSION_LIMIT => Ok(()),
+            _ => Err("its extended attributes are larger than 1 MiB"),
         }
-        Ok(())
     }
 }
 
@@ -568,15 +500,10 @@ fn text(value: &[u8]) -> Parsed<Option<Vec<u8>>> {
 fn number(field: &[u8]) -> Parsed<i64> {
     const MALFORMED: &str = "its header has a malformed number";
     const RANGE: &str = "its header has a number out of range";
-    let first = field.first().copied().unwrap_or(0);
-    if first & 0x80 != 0 {
-        let sign = if first & 0x40 != 0 { -0x80 } else { 0 };
-        return field[1..]
-            .iter()
-            .try_fold(i64::from(first & 0x7f) + sign, |value, &byte| {
-                value.checked_mul(256)?.checked_add(i64::from(byte))
-            })
-            .ok_or(RANGE);
+    if let [first @ 0x80..=0xff, rest @ ..] = field {
+        let sign = i64::from(first & 0x3f) - i64::from(first & 0x40);
+        let join = |value: i64, &byte: &u8| value.checked_mul(256)?.checked_add(byte.into());
+        return rest.iter().try_fold(sign, join).ok_or(RANGE);
     }
     let digits = field.trim_ascii_start();
     let digits = digits
@@ -636,4 +563,262 @@ fn time(text: &[u8]) -> Option<(i64, u32)> {
         (true, 0) => (-seconds, 0),
         (true, _) => (-seconds - 1, 1_000_000_000 - nanoseconds),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ustar header with these fields set (offset, bytes) and the right checksum.
+    fn block(fields: &[(usize, &[u8])]) -> [u8; BLOCK] {
+        let mut block = [0; BLOCK];
+        let defaults: [(usize, &[u8]); 4] = [
+            (0, b"name"),
+            (100, b"0000644\0"),
+            (257, b"ustar\x0000"),
+            (148, b"        "),
+        ];
+        for (at, bytes) in defaults.iter().chain(fields) {
+            block[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        block
+    }
+
+    fn member(parser: &mut Parser, fields: &[(usize, &[u8])]) -> Member {
+        match parser.header(&block(fields)) {
+            Ok(Item::Member(member)) => *member,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn extension(parser: &mut Parser, typeflag: u8, data: &[u8]) -> Parsed<()> {
+        let size = format!("{:011o}", data.len());
+        let header = block(&[(124, size.as_bytes()), (156, &[typeflag])]);
+        let size = data.len();
+        assert_eq!(parser.header(&header), Ok(Item::Extension { size }));
+        parser.extension(data)
+    }
+
+    #[test]
+    fn numbers_are_octal_or_base_256() {
+        for (field, value) in [
+            (&b"0000644\0"[..], 0o644),
+            (b"   644 \0", 0o644),
+            (b"  0000 7", 0),
+            (b"77777777", 0o77777777),
+            (b"\0\0\0\0\0\0\0\0", 0),
+            (b"        ", 0),
+            (b"\x80\0\0\0\0\x2d\xc6\xc0", 3_000_000),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff", -1),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe", -2),
+            (b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff", i64::MAX),
+            (b"\xff\xff\xff\xff\x80\0\0\0\0\0\0\0", i64::MIN),
+        ] {
+            assert_eq!(number(field), Ok(value), "{field:x?}");
+        }
+        for field in [&b"0000x44\0"[..], b"9       ", b"-1      "] {
+            assert!(number(field).is_err(), "{field:x?}");
+        }
+        assert!(number(b"\x80\0\0\0\x80\0\0\0\0\0\0\0").is_err());
+        assert!(number(b"\xff\xff\xff\xff\x7f\0\0\0\0\0\0\0").is_err());
+        assert!(unsigned(b"\xff\xff\xff\xff\xff\xff\xff\xff").is_err());
+    }
+
+    #[test]
+    fn times_have_signs_and_fractions() {
+        for (text, time_of) in [
+            ("0", (0, 0)),
+            ("1234567890.5", (1_234_567_890, 500_000_000)),
+            ("-1", (-1, 0)),
+            ("-1.25", (-2, 750_000_000)),
+            ("-0.000000001", (-1, 999_999_999)),
+            ("7.1234567899", (7, 123_456_789)),
+            ("7.", (7, 0)),
+        ] {
+            assert_eq!(time(text.as_bytes()), Some(time_of), "{text}");
+        }
+        for text in [
+            "",
+            "-",
+            ".5",
+            "1.2.3",
+            "1e9",
+            "+1",
+            " 1",
+            "1.23456789x",
+            "9223372036854775808",
+        ] {
+            assert_eq!(time(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_checksum_may_be_of_signed_bytes() {
+        let mut header = block(&[(0, b"\xff\xfe")]);
+        let signed: i32 = header.iter().map(|&byte| i32::from(byte as i8)).sum();
+        let field: i32 = header[148..156].iter().map(|&byte| i32::from(byte)).sum();
+        let sum = signed - field + 8 * 32;
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        assert!(matches!(
+            Parser::default().header(&header),
+            Ok(Item::Member(_))
+        ));
+        header[0] ^= 1;
+        assert_eq!(Parser::default().header(&header), Err("wrong checksum"));
+    }
+
+    #[test]
+    fn a_prefix_belongs_to_ustar_and_not_to_old_gnu_or_v7() {
+        let mut parser = Parser::default();
+        let prefix = (345, &b"a/b"[..]);
+        assert_eq!(member(&mut parser, &[prefix]).path, b"a/b/name");
+        assert_eq!(
+            member(&mut parser, &[prefix, (257, b"ustar  \0")]).path,
+            b"name"
+        );
+        assert_eq!(
+            member(&mut parser, &[prefix, (257, b"\0\0\0\0\0\0\0\0")]).path,
+            b"name"
+        );
+        assert_eq!(member(&mut parser, &[(0, &[b'n'; 100])]).path, [b'n'; 100]);
+    }
+
+    #[test]
+    fn types_and_which_of_them_have_data() {
+        let mut parser = Parser::default();
+        for (typeflag, kind, stored) in [
+            (b'0', Kind::File, 8),
+            (0, Kind::File, 8),
+            (b'7', Kind::File, 8),
+            (b'z', Kind::File, 8),
+            (b'1', Kind::HardLink, 0),
+            (b'2', Kind::Symlink, 0),
+            (b'3', Kind::Character, 0),
+            (b'4', Kind::Block, 0),
+            (b'5', Kind::Directory, 0),
+            (b'6', Kind::Fifo, 0),
+            (b'D', Kind::Directory, 8),
+        ] {
+            let found = member(&mut parser, &[(156, &[typeflag]), (124, b"00000000010\0")]);
+            assert_eq!(
+                (found.kind, found.stored),
+                (kind, stored),
+                "{}",
+                typeflag as char
+            );
+        }
+        let v7 = member(&mut parser, &[(0, b"dir/"), (257, &[0; 8]), (156, &[0])]);
+        assert_eq!(v7.kind, Kind::Directory);
+    }
+
+    #[test]
+    fn extensions_apply_to_one_member_and_global_ones_to_all() {
+        let mut parser = Parser::default();
+        extension(&mut parser, b'g', b"12 uid=4321\n11 gid=765\n").unwrap();
+        extension(&mut parser, b'x', b"11 path=xy\n").unwrap();
+        extension(&mut parser, b'x', b"8 gid=7\n14 size=00002\n").unwrap();
+        let first = member(&mut parser, &[]);
+        assert_eq!(
+            (&first.path[..], first.uid, first.gid, first.stored),
+            (&b"xy"[..], 4321, 7, 2)
+        );
+        // An empty value takes back even what is global.
+        extension(&mut parser, b'x', b"7 uid=\n").unwrap();
+        let second = member(&mut parser, &[]);
+        assert_eq!(
+            (&second.path[..], second.uid, second.gid),
+            (&b"name"[..], 0, 765)
+        );
+        assert_eq!(member(&mut parser, &[]).uid, 4321);
+    }
+
+    #[test]
+    fn long_names_end_at_a_nul_and_pax_wins_over_them() {
+        let mut parser = Parser::default();
+        extension(&mut parser, b'L', b"long\0rest").unwrap();
+        extension(&mut parser, b'K', b"target\0").unwrap();
+        let first = member(&mut parser, &[(156, b"2"), (157, b"short")]);
+        assert_eq!(
+            (&first.path[..], &first.link[..]),
+            (&b"long"[..], &b"target"[..])
+        );
+        let second = member(&mut parser, &[(156, b"2"), (157, b"short")]);
+        assert_eq!(
+            (&second.path[..], &second.link[..]),
+            (&b"name"[..], &b"short"[..])
+        );
+        extension(&mut parser, b'x', b"12 path=pax\n").unwrap();
+        extension(&mut parser, b'L', b"long\0").unwrap();
+        assert_eq!(member(&mut parser, &[]).path, b"pax");
+    }
+
+    #[test]
+    fn attributes_are_unescaped_and_the_last_value_counts() {
+        let mut parser = Parser::default();
+        let records = [
+            &b"32 SCHILY.xattr.user.a%3Db%25=1\n"[..],
+            b"31 SCHILY.xattr.user.a%3Db%25=\n",
+            b"27 SCHILY.xattr.user.n=x\0y\n",
+        ];
+        extension(&mut parser, b'x', &records.concat()).unwrap();
+        let found = member(&mut parser, &[]).xattrs;
+        let expected = [
+            (b"user.a=b%".to_vec(), vec![]),
+            (b"user.n".to_vec(), b"x\0y".to_vec()),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn attributes_cannot_pile_up() {
+        let mut parser = Parser::default();
+        let mut result = Ok(());
+        for name in 0..3 {
+            let mut record = format!("500000 SCHILY.xattr.user.{name}=").into_bytes();
+            record.resize(499_999, b'v');
+            record.push(b'\n');
+            result = extension(&mut parser, b'g', &record);
+        }
+        assert_eq!(
+            result.unwrap_err(),
+            "its extended attributes are larger than 1 MiB"
+        );
+    }
+
+    #[test]
+    fn an_old_sparse_map_goes_on_in_more_blocks() {
+        let mut parser = Parser::default();
+        let extents: [&[u8]; 4] = [
+            b"00000000000\x0000000000001\0",
+            b"00000000010\x0000000000001\0",
+            b"00000000020\x0000000000001\0",
+            b"00000000030\x0000000000001\0",
+        ];
+        let header = block(&[
+            (156, b"S"),
+            (257, b"ustar  \0"),
+            (124, b"00000000005\0"),
+            (386, &extents.concat()),
+            (482, b"\x01"),
+            (483, b"00000000100\0"),
+        ]);
+        assert_eq!(parser.header(&header), Ok(Item::More));
+        let mut more = [0; BLOCK];
+        more[..24].copy_from_slice(b"00000000040\x0000000000001\0");
+        let Ok(Item::Member(found)) = parser.header(&more) else {
+            panic!("no member")
+        };
+        assert_eq!((found.size, found.stored), (64, 5));
+        assert_eq!(
+            found.sparse.unwrap(),
+            [(0, 1), (8, 1), (16, 1), (24, 1), (32, 1)]
+        );
+    }
+
+    #[test]
+    fn the_end_is_one_block_of_zeros() {
+        assert_eq!(Parser::default().header(&[0; BLOCK]), Ok(Item::End));
+    }
 }

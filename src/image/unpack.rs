@@ -15,12 +15,12 @@
 //!
 //! Left out: attributes of a hard link (they are its target's), access times.
 
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
-    chmodat, chownat, fchmod, fchown, fremovexattr, fsetxattr, fstat, ftruncate, futimens, linkat,
+    chmodat, chownat, fchmod, fremovexattr, fsetxattr, fstat, ftruncate, futimens, linkat,
     lsetxattr, makedev, mkdirat, mknodat, openat, statat, symlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite};
@@ -36,6 +36,10 @@ const BUFFER: usize = 256 * 1024;
 
 const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
+
+const DIRECTORY: OFlags = OFlags::DIRECTORY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// What this process may do, and how much.
 pub struct Options {
@@ -69,23 +73,12 @@ pub fn unpack(
     options: &Options,
 ) -> Result<Report> {
     let failed = |reason| Error::new(format!("unpack({}): {reason}", quote(name)));
-    let errno = |operation: &'static str| move |errno| Error::sys(operation, name, errno);
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(root, c".", flags, Mode::empty()).map_err(errno("unpack"))?;
-    let mode = Mode::from_raw_mode(fstat(&root).map_err(errno("unpack"))?.st_mode);
-    // The image must not inherit what the host gave to the directory it happens to lie in.
-    let _ = fremovexattr(&root, DEFAULT);
-    fchmod(&root, Mode::RWXU).map_err(errno("unpack"))?;
+    let source = BufReader::with_capacity(BUFFER, decompress::open(source, name)?);
+    let root = close_root(root).map_err(|errno| failed(reason(errno)))?;
     let mut unpacker = Unpacker {
-        reader: Reader {
-            source: decompress::open(source, name)?,
-            buffer: vec![0; BUFFER],
-            start: 0,
-            end: 0,
-            offset: 0,
-        },
-        root: root.as_fd(),
-        root_mode: mode,
+        reader: Reader { source, offset: 0 },
+        root: root.0.as_fd(),
+        root_mode: root.1,
         options,
         left: options.limit,
         parent: None,
@@ -94,6 +87,16 @@ pub fn unpack(
     };
     unpacker.archive().map_err(failed)?;
     Ok(unpacker.report)
+}
+
+/// Closes the root to others; returns it with the mode it had.
+fn close_root(root: BorrowedFd<'_>) -> rustix::io::Result<(OwnedFd, Mode)> {
+    let root = openat(root, c".", DIRECTORY, Mode::empty())?;
+    let mode = Mode::from_raw_mode(fstat(&root)?.st_mode);
+    // The image must not inherit what the host gave to the directory it happens to lie in.
+    let _ = fremovexattr(&root, DEFAULT);
+    fchmod(&root, Mode::RWXU)?;
+    Ok((root, mode))
 }
 
 /// Why unpacking ended, without the archive's name.
@@ -133,14 +136,14 @@ impl<R: Read> Unpacker<'_, R> {
             if self.reader.fill(&mut block)? < BLOCK {
                 return Err(self.truncated(&last));
             }
-            let item = parser.header(&block).map_err(|error| {
+            let item = parser.header(&block).map_err(|reason| {
                 // No member yet: probably something else altogether.
                 let what = match self.report.members {
-                    0 if error.member.is_empty() => "it is not a tar archive: ".to_owned(),
-                    _ if error.member.is_empty() => format!("after member {}: ", show(&last)),
-                    _ => format!("member {}: ", show(&error.member)),
+                    0 if parser.name.is_empty() => "it is not a tar archive".to_owned(),
+                    _ if parser.name.is_empty() => format!("after member {}", show(&last)),
+                    _ => format!("member {}", show(&parser.name)),
                 };
-                format!("{what}{} (header at byte {offset})", error.reason)
+                format!("{what}: {reason} (header at byte {offset})")
             })?;
             match item {
                 Item::More => {}
@@ -149,9 +152,9 @@ impl<R: Read> Unpacker<'_, R> {
                     if self.reader.fill(&mut data)? < size {
                         return Err(self.truncated(&last));
                     }
-                    parser.extension(&data).map_err(|error| {
-                        let name = show(&error.member);
-                        format!("member {name}: {} (header at byte {offset})", error.reason)
+                    parser.extension(&data).map_err(|reason| {
+                        let name = show(&parser.name);
+                        format!("member {name}: {reason} (header at byte {offset})")
                     })?;
                     self.reader.padding(size as u64)?;
                 }
@@ -168,7 +171,7 @@ impl<R: Read> Unpacker<'_, R> {
             }
         }
         // A checksum of compressed data comes at their end.
-        self.reader.drain()?;
+        while self.reader.take(u64::MAX, |data| Ok(data.len()))?.is_some() {}
         self.finish_directories()
     }
 
@@ -187,39 +190,27 @@ impl<R: Read> Unpacker<'_, R> {
         let path = clean(&member.path, "name")?;
         self.charge(member.stored)?;
         // What else it costs: an inode, and memory until the end.
-        let xattrs = member
-            .xattrs
-            .iter()
-            .map(|(name, value)| name.len() + value.len());
-        self.charge((BLOCK + path.len() + member.link.len() + xattrs.sum::<usize>()) as u64)?;
-        if path.is_empty() {
-            if member.kind != Kind::Directory {
-                return Err("it would replace the root".to_owned());
-            }
-            self.root_mode = Mode::from_raw_mode(member.mode);
-            self.directory_attributes(member, path, self.root)?;
-        } else {
-            let slash = path.iter().rposition(|&byte| byte == b'/');
-            let name = &path[slash.map_or(0, |at| at + 1)..];
-            let parent = self.parent(&path[..slash.unwrap_or(0)])?;
-            let place = Place {
-                parent: parent.1.as_fd(),
-                name,
-            };
-            // Makes the member. What it replaced may be part of how the cached parent was found.
-            let replaced = match member.kind {
-                Kind::Directory => self.directory(member, &path, &place)?,
-                Kind::File => self.file(member, &place)?,
-                Kind::HardLink => self.hard_link(member, &place)?,
-                Kind::Symlink | Kind::Fifo | Kind::Character | Kind::Block => {
-                    self.node(member, &place)?
-                }
-            };
-            match &self.parent {
-                _ if replaced => self.parent = None,
-                None => self.parent = Some(parent),
-                Some(_) => {} // the new directory, in which the next member will probably lie
-            }
+        let xattrs = member.xattrs.iter();
+        let xattrs: usize = xattrs.map(|(name, value)| name.len() + value.len()).sum();
+        self.charge((BLOCK + path.len() + member.link.len() + xattrs) as u64)?;
+        let (above, name) = split(&path);
+        let parent = self.parent(above)?;
+        let place = Place {
+            parent: parent.1.as_fd(),
+            name,
+        };
+        let replaced = match member.kind {
+            Kind::Directory => self.directory(member, &path, &place)?,
+            _ if path.is_empty() => return Err("it would replace the root".to_owned()),
+            Kind::File => self.file(member, &place)?,
+            Kind::HardLink => self.hard_link(member, &place)?,
+            _ => self.node(member, &place)?,
+        };
+        match &self.parent {
+            // What was replaced may be part of how the parent was found.
+            _ if replaced => self.parent = None,
+            None => self.parent = Some(parent),
+            Some(_) => {} // the new directory, in which the next member will probably lie
         }
         // Only files and GNU tar's 'D' have data.
         if member.kind != Kind::File {
@@ -248,235 +239,217 @@ impl<R: Read> Unpacker<'_, R> {
     }
 
     fn directory(&mut self, member: &Member, path: &[u8], place: &Place) -> Outcome<bool> {
-        let (parent, name) = (place.parent, place.name);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = || openat(parent, name, flags, Mode::empty());
-        let make = || mkdirat(parent, name, Mode::RWXU).and_then(|()| open());
-        let mut replaced = false;
-        let directory = match make() {
-            Err(Errno::EXIST) => match open() {
-                // Merged; but access lists are like the mode, not added to.
-                Ok(directory) => {
-                    let _ = fremovexattr(&directory, ACCESS);
-                    Ok(directory)
+        let open = || openat(place.parent, place.name, DIRECTORY, Mode::empty());
+        let make = || mkdirat(place.parent, place.name, Mode::RWXU).and_then(|()| open());
+        let (mut result, mut replaced) = (make(), false);
+        if let Err(Errno::EXIST) = result {
+            result = open();
+            match result {
+                Ok(ref directory) => {
+                    // Merged; but an access list is like the mode: it is not added to.
+                    let _ = fremovexattr(directory, ACCESS);
                 }
+                // A symlink to a directory is replaced, too.
                 Err(Errno::NOTDIR | Errno::LOOP) => {
                     replaced = true;
-                    remove_tree(parent, name).and_then(|()| make())
+                    result = remove_tree(place.parent, place.name).and_then(|()| make());
                 }
-                error => error,
-            },
-            result => result,
+                Err(_) => {}
+            }
+        }
+        let directory = result.map_err(because("mkdir"))?;
+        let mode = Mode::from_raw_mode(member.mode);
+        // The root stays closed.
+        let passable = if path.is_empty() {
+            Mode::RWXU
+        } else {
+            mode | Mode::RWXU
         };
-        let directory = directory.map_err(because("mkdir"))?;
-        self.directory_attributes(member, path.to_owned(), directory.as_fd())?;
+        self.attributes(member, place, Some(directory.as_fd()), passable)?;
+        let stat = fstat(&directory).map_err(because("stat"))?;
+        let default_acl = member
+            .xattrs
+            .iter()
+            .find(|(name, _)| name == DEFAULT.as_bytes());
+        self.directories.push(Directory {
+            path: path.to_owned(),
+            id: (stat.st_dev, stat.st_ino),
+            mode,
+            times: times(member),
+            default_acl: default_acl.map(|(_, value)| value.clone()),
+        });
+        if path.is_empty() {
+            self.root_mode = mode;
+        }
         self.parent = Some((path.to_owned(), directory));
         Ok(replaced)
     }
 
-    /// Sets what can be set already, and notes the rest for the end.
-    fn directory_attributes(
-        &mut self,
-        member: &Member,
-        path: Vec<u8>,
-        directory: BorrowedFd<'_>,
-    ) -> Outcome<()> {
-        let object = Object::Open(directory);
-        let is_root = path.is_empty();
-        self.owner(member, &object)?;
-        if !is_root {
-            fchmod(directory, Mode::from_raw_mode(member.mode) | Mode::RWXU)
-                .map_err(because("chmod"))?;
-        }
-        let mut default_acl = None;
-        for (name, value) in &member.xattrs {
-            match name == DEFAULT.as_bytes() {
-                true => default_acl = Some(value.clone()),
-                false => self.xattr(&object, name, value)?,
-            }
-        }
-        let stat = fstat(directory).map_err(because("stat"))?;
-        self.directories.push(Directory {
-            path,
-            id: (stat.st_dev, stat.st_ino),
-            mode: Mode::from_raw_mode(member.mode),
-            times: times(member),
-            default_acl,
-        });
-        Ok(())
-    }
-
     fn file(&mut self, member: &Member, place: &Place) -> Outcome<bool> {
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let (file, replaced) =
-            place.make("open", || openat(place.parent, place.name, flags, mode))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let open = || openat(place.parent, place.name, flags, Mode::RUSR | Mode::WUSR);
+        let (file, replaced) = place.make(open).map_err(because("open"))?;
         let whole = [(0, member.stored)];
         let mut done = 0;
-        for &(start, length) in member.sparse.as_deref().unwrap_or(&whole) {
-            let (mut offset, end) = (start, start + length);
+        for &(mut offset, length) in member.sparse.as_deref().unwrap_or(&whole) {
+            let end = offset + length;
             while offset < end {
-                let data = self.reader.take(end - offset)?;
-                if data.is_empty() {
+                let write = |data: &[u8]| match pwrite(&file, data, offset) {
+                    Err(Errno::INTR) => Ok(0),
+                    result => result.map_err(because("write")),
+                };
+                let Some(written) = self.reader.take(end - offset, write)? else {
                     let stored = member.stored;
-                    return Err(format!(
-                        "archive ends after {done} of {stored} bytes (truncated?)"
-                    ));
-                }
-                write_all(&file, data, offset).map_err(because("write"))?;
-                offset += data.len() as u64;
-                done += data.len() as u64;
+                    let what = format!("archive ends after {done} of {stored} bytes");
+                    return Err(what + " (truncated?)");
+                };
+                offset += written;
+                done += written;
             }
         }
         self.report.bytes += done;
         if member.sparse.is_some() {
             ftruncate(&file, member.size).map_err(because("truncate"))?;
         }
-        self.attributes(member, &Object::Open(file.as_fd()))?;
+        let mode = Mode::from_raw_mode(member.mode);
+        self.attributes(member, place, Some(file.as_fd()), mode)?;
         futimens(&file, &times(member)).map_err(because("utimensat"))?;
         Ok(replaced)
     }
 
     fn hard_link(&mut self, member: &Member, place: &Place) -> Outcome<bool> {
         let target = clean(&member.link, "link target")?;
-        let slash = target.iter().rposition(|&byte| byte == b'/');
-        let (above, base) = (
-            &target[..slash.unwrap_or(0)],
-            &target[slash.map_or(0, |at| at + 1)..],
-        );
         let failed = |errno| format!("link to {}: {}", show(&target), reason(errno));
+        let (above, name) = split(&target);
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let directory = resolve::open(self.root, above, flags).map_err(failed)?;
-        let (parent, name) = (place.parent, place.name);
-        let link = || linkat(&directory, base, parent, name, AtFlags::empty());
-        match link() {
-            Ok(()) => return Ok(false),
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(failed(errno)),
-        }
+        let link = || linkat(&directory, name, place.parent, place.name, AtFlags::empty());
         let inode = |directory: BorrowedFd<'_>, name| {
-            let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
-            Ok::<_, String>((stat.st_dev, stat.st_ino))
+            statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
+                .map(|stat| (stat.st_dev, stat.st_ino))
         };
-        // Linked already, or to itself: removing it might remove the last of it.
-        if inode(parent, name)? == inode(directory.as_fd(), base)? {
-            return Ok(false);
+        match link() {
+            // Linked already, or to itself: removing it might remove the last of it.
+            Err(Errno::EXIST)
+                if inode(directory.as_fd(), name) == inode(place.parent, place.name) =>
+            {
+                Ok(false)
+            }
+            Err(Errno::EXIST) => remove_tree(place.parent, place.name)
+                .and_then(|()| link())
+                .map(|()| true),
+            result => result.map(|()| false),
         }
-        remove_tree(parent, name)
-            .and_then(|()| link())
-            .map_err(failed)?;
-        Ok(true)
+        .map_err(failed)
     }
 
     /// Symlinks, devices and FIFOs: what cannot be opened to work on its descriptor.
     fn node(&mut self, member: &Member, place: &Place) -> Outcome<bool> {
-        let (parent, name) = (place.parent, place.name);
-        let device = match member.kind {
+        let kind = match member.kind {
             Kind::Character => FileType::CharacterDevice,
             Kind::Block => FileType::BlockDevice,
-            _ => FileType::Fifo,
+            Kind::Fifo => FileType::Fifo,
+            _ => FileType::Symlink,
         };
-        if device != FileType::Fifo {
-            if self.options.in_userns {
-                self.report.skipped_devices += 1;
-                return Ok(false);
-            }
-            // linux/kdev_t.h: more would be cut off silently.
-            if member.major >= 1 << 12 || member.minor >= 1 << 20 {
-                return Err("its device number is out of range".to_owned());
-            }
+        if matches!(member.kind, Kind::Character | Kind::Block) && self.options.in_userns {
+            self.report.skipped_devices += 1;
+            return Ok(false);
         }
-        let ((), replaced) = place.make("mknod", || match member.kind {
-            Kind::Symlink => symlinkat(&member.link[..], parent, name),
-            _ => {
-                let number = makedev(member.major, member.minor);
-                mknodat(parent, name, device, Mode::RUSR | Mode::WUSR, number)
-            }
-        })?;
-        self.attributes(member, &Object::Named(place))?;
+        // linux/kdev_t.h: more would be cut off silently.
+        if member.major >= 1 << 12 || member.minor >= 1 << 20 {
+            return Err("its device number is out of range".to_owned());
+        }
+        let device = makedev(member.major, member.minor);
+        let make = || match kind {
+            FileType::Symlink => symlinkat(&member.link[..], place.parent, place.name),
+            _ => mknodat(place.parent, place.name, kind, Mode::RUSR, device),
+        };
+        let ((), replaced) = place.make(make).map_err(because("mknod"))?;
+        let mode = Mode::from_raw_mode(member.mode);
+        self.attributes(member, place, None, mode)?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        utimensat(parent, name, &times(member), flags).map_err(because("utimensat"))?;
+        utimensat(place.parent, place.name, &times(member), flags).map_err(because("utimensat"))?;
         Ok(replaced)
     }
 
-    /// Owner, mode and extended attributes of what is not a directory. In this order: chown clears set-user-ID and
-    /// `security.capability`.
-    fn attributes(&mut self, member: &Member, object: &Object) -> Outcome<()> {
-        self.owner(member, object)?;
-        let mode = Mode::from_raw_mode(member.mode);
-        match object {
-            _ if member.kind == Kind::Symlink => Ok(()),
-            Object::Open(fd) => fchmod(fd, mode),
-            // This would follow a symlink; but it was made just now, and nobody else is in the tree.
-            Object::Named(place) => chmodat(place.parent, place.name, mode, AtFlags::empty()),
-        }
-        .map_err(because("chmod"))?;
-        for (name, value) in &member.xattrs {
-            self.xattr(object, name, value)?;
-        }
-        Ok(())
-    }
-
-    fn owner(&mut self, member: &Member, object: &Object) -> Outcome<()> {
+    /// Owner, mode and extended attributes of what was just made; `fd` is it, if it could be opened. In this order:
+    /// chown clears set-user-ID and `security.capability`.
+    fn attributes(
+        &mut self,
+        member: &Member,
+        place: &Place,
+        fd: Option<BorrowedFd<'_>>,
+        mode: Mode,
+    ) -> Outcome<()> {
+        let (parent, name) = (place.parent, place.name);
         if self.options.single_id {
             self.report.skipped_owners += u64::from((member.uid, member.gid) != (0, 0));
-            return Ok(());
-        }
-        let (uid, gid) = (
-            Some(Uid::from_raw(member.uid)),
-            Some(Gid::from_raw(member.gid)),
-        );
-        match object {
-            Object::Open(fd) => fchown(fd, uid, gid),
-            Object::Named(place) => chownat(
-                place.parent,
-                place.name,
-                uid,
-                gid,
+        } else {
+            let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
+            chownat(
+                parent,
+                name,
+                Some(uid),
+                Some(gid),
                 AtFlags::SYMLINK_NOFOLLOW,
-            ),
+            )
+            .map_err(|errno| {
+                format!("chown to {}:{}: {}", member.uid, member.gid, reason(errno))
+            })?;
         }
-        .map_err(|errno| {
-            let (uid, gid) = (member.uid, member.gid);
-            format!("chown to {uid}:{gid}: {}", reason(errno))
-        })
-    }
-
-    fn xattr(&mut self, object: &Object, name: &[u8], value: &[u8]) -> Outcome<()> {
-        let flags = XattrFlags::empty();
-        let result = match object {
-            Object::Open(fd) => fsetxattr(fd, name, value, flags),
-            // There is no setxattrat before Linux 6.13.
-            Object::Named(place) => lsetxattr(&place.proc_path()[..], name, value, flags),
-        };
-        match result {
-            // The file system has none: tmpfs before Linux 6.6 knows no user.*.
-            Err(Errno::OPNOTSUPP) => self.report.skipped_xattrs += 1,
-            // trusted.* and most of security.* need the initial user namespace.
-            Err(Errno::PERM) if self.options.in_userns => self.report.skipped_xattrs += 1,
-            // An access list names ids that are not mapped.
-            Err(Errno::INVAL) if self.options.single_id && name.starts_with(b"system.") => {
-                self.report.skipped_xattrs += 1;
+        if member.kind != Kind::Symlink {
+            // This would follow a symlink; but it is none, and nobody else is in the tree.
+            chmodat(parent, name, mode, AtFlags::empty()).map_err(because("chmod"))?;
+        }
+        for (xattr, value) in &member.xattrs {
+            if member.kind != Kind::Directory || xattr != DEFAULT.as_bytes() {
+                self.xattr(place, fd, xattr, value)?;
             }
-            Err(errno) => {
-                return Err(format!(
-                    "extended attribute {}: {}",
-                    quote(name),
-                    reason(errno)
-                ));
-            }
-            Ok(()) => {}
         }
         Ok(())
+    }
+
+    fn xattr(
+        &mut self,
+        place: &Place,
+        fd: Option<BorrowedFd<'_>>,
+        name: &[u8],
+        value: &[u8],
+    ) -> Outcome<()> {
+        let result = match fd {
+            Some(fd) => fsetxattr(fd, name, value, XattrFlags::empty()),
+            None => {
+                // There is no setxattrat(2) before Linux 6.13.
+                let directory = format!("/proc/self/fd/{}/", place.parent.as_raw_fd());
+                let path = [directory.as_bytes(), place.name].concat();
+                lsetxattr(&path[..], name, value, XattrFlags::empty())
+            }
+        };
+        let skip = match result {
+            // The file system has none: tmpfs before Linux 6.6 knows no user.*.
+            Err(Errno::OPNOTSUPP) => true,
+            // trusted.* and most of security.* need the initial user namespace.
+            Err(Errno::PERM) => self.options.in_userns,
+            // An access list names ids that are not mapped.
+            Err(Errno::INVAL) => self.options.single_id && name.starts_with(b"system."),
+            _ => false,
+        };
+        self.report.skipped_xattrs += u64::from(skip);
+        result.or_else(|errno| match skip {
+            true => Ok(()),
+            false => Err(format!(
+                "extended attribute {}: {}",
+                quote(name),
+                reason(errno)
+            )),
+        })
     }
 
     /// What has to wait until nothing more is made in the directories; the root is opened to others at the very end.
     fn finish_directories(&mut self) -> Outcome<()> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         for directory in std::mem::take(&mut self.directories) {
             let at = |errno| format!("member {}: {}", show(&directory.path), reason(errno));
-            let fd = match resolve::open(self.root, &directory.path, flags) {
+            let fd = match resolve::open(self.root, &directory.path, DIRECTORY) {
                 // A later member replaced it, or a directory above it.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
                 result => result.map_err(at)?,
@@ -486,7 +459,11 @@ impl<R: Read> Unpacker<'_, R> {
                 continue;
             }
             if let Some(list) = &directory.default_acl {
-                self.xattr(&Object::Open(fd.as_fd()), DEFAULT.as_bytes(), list)?;
+                let place = Place {
+                    parent: self.root,
+                    name: &directory.path,
+                };
+                self.xattr(&place, Some(fd.as_fd()), DEFAULT.as_bytes(), list)?;
             }
             if !directory.mode.contains(Mode::RWXU) && !directory.path.is_empty() {
                 fchmod(&fd, directory.mode).map_err(at)?;
@@ -505,72 +482,57 @@ struct Place<'a> {
 
 impl Place<'_> {
     /// Makes something new here; if there is something already it is removed first. True if so.
-    fn make<T>(
-        &self,
-        operation: &str,
-        make: impl Fn() -> rustix::io::Result<T>,
-    ) -> Outcome<(T, bool)> {
+    fn make<T>(&self, make: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<(T, bool)> {
         match make() {
-            Err(Errno::EXIST) => remove_tree(self.parent, self.name)
-                .and_then(|()| make())
-                .map(|made| (made, true)),
-            result => result.map(|made| (made, false)),
+            Err(Errno::EXIST) => {
+                remove_tree(self.parent, self.name)?;
+                Ok((make()?, true))
+            }
+            result => Ok((result?, false)),
         }
-        .map_err(because(operation))
     }
-
-    fn proc_path(&self) -> Vec<u8> {
-        let directory = format!("/proc/self/fd/{}/", self.parent.as_raw_fd());
-        [directory.as_bytes(), self.name].concat()
-    }
-}
-
-/// What attributes are set on.
-enum Object<'a> {
-    Open(BorrowedFd<'a>),
-    Named(&'a Place<'a>),
 }
 
 /// The archive, in large pieces.
 struct Reader<S> {
-    source: S,
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
+    source: BufReader<S>,
     /// Bytes taken so far.
     offset: u64,
 }
 
 impl<S: Read> Reader<S> {
-    /// Takes what comes next, at least one byte and at most `limit`; nothing at the end.
-    fn take(&mut self, limit: u64) -> Outcome<&[u8]> {
-        while self.start == self.end {
-            match self.source.read(&mut self.buffer) {
-                Ok(0) => return Ok(&[]),
-                Ok(read) => (self.start, self.end) = (0, read),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    return Err(format!("reading it after {} bytes: {error}", self.offset));
-                }
-            }
-        }
-        let buffered = (self.end - self.start) as u64;
-        let taken = buffered.min(limit) as usize;
-        self.start += taken;
+    /// Lets `take` have what comes next, at least one byte and at most `limit`, and goes on after as many bytes as it
+    /// says. None at the end of the archive.
+    fn take(
+        &mut self,
+        limit: u64,
+        take: impl FnOnce(&[u8]) -> Outcome<usize>,
+    ) -> Outcome<Option<u64>> {
+        let taken = match self.source.fill_buf() {
+            Ok([]) => return Ok(None),
+            Ok(data) => take(&data[..limit.min(data.len() as u64) as usize])?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+            Err(error) => return Err(format!("reading it after {} bytes: {error}", self.offset)),
+        };
+        self.source.consume(taken);
         self.offset += taken as u64;
-        Ok(&self.buffer[self.start - taken..self.start])
+        Ok(Some(taken as u64))
     }
 
     /// Fills `target` as far as the archive goes.
     fn fill(&mut self, target: &mut [u8]) -> Outcome<usize> {
         let mut filled = 0;
         while filled < target.len() {
-            let data = self.take((target.len() - filled) as u64)?;
-            if data.is_empty() {
-                break;
+            let free = &mut target[filled..];
+            let limit = free.len() as u64;
+            let copy = |data: &[u8]| {
+                free[..data.len()].copy_from_slice(data);
+                Ok(data.len())
+            };
+            match self.take(limit, copy)? {
+                Some(taken) => filled += taken as usize,
+                None => break,
             }
-            target[filled..filled + data.len()].copy_from_slice(data);
-            filled += data.len();
         }
         Ok(filled)
     }
@@ -578,9 +540,9 @@ impl<S: Read> Reader<S> {
     fn skip(&mut self, bytes: u64) -> Outcome<()> {
         let mut left = bytes;
         while left > 0 {
-            match self.take(left)?.len() {
-                0 => return Err(format!("archive ends at byte {} (truncated?)", self.offset)),
-                taken => left -= taken as u64,
+            match self.take(left, |data| Ok(data.len()))? {
+                Some(taken) => left -= taken,
+                None => return Err(format!("archive ends at byte {} (truncated?)", self.offset)),
             }
         }
         Ok(())
@@ -590,25 +552,6 @@ impl<S: Read> Reader<S> {
     fn padding(&mut self, size: u64) -> Outcome<()> {
         self.skip(size.wrapping_neg() % BLOCK as u64)
     }
-
-    fn drain(&mut self) -> Outcome<()> {
-        while !self.take(u64::MAX)?.is_empty() {}
-        Ok(())
-    }
-}
-
-fn write_all(file: &OwnedFd, mut data: &[u8], mut offset: u64) -> rustix::io::Result<()> {
-    while !data.is_empty() {
-        match pwrite(file, data, offset) {
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-            Ok(written) => {
-                offset += written as u64;
-                data = &data[written..];
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The path below the root: without slashes in front and at the end, and without ".". What goes up is hostile.
@@ -627,6 +570,15 @@ fn clean(path: &[u8], what: &str) -> Outcome<Vec<u8>> {
         clean.extend(component);
     }
     Ok(clean)
+}
+
+/// The directory and the name in it, of a clean path; the root is "." in itself.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None if path.is_empty() => (path, b"."),
+        None => (b"", path),
+    }
 }
 
 fn times(member: &Member) -> Timestamps {
