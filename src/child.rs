@@ -7,7 +7,8 @@
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use linux_raw_sys::general as raw;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     FileType, Gid, Mode, OFlags, RawDir, Uid, fchown, mkdir, mknodat, openat, symlink,
@@ -22,7 +23,6 @@ use rustix::process::{
 use rustix::pty::unlockpt;
 use rustix::termios::{Winsize, tcsetwinsize};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::report::{Detail, Outcome, Report};
 use crate::step::Step;
@@ -134,8 +134,7 @@ fn nanoseconds(trace: bool) -> u64 {
     if !trace {
         return 0;
     }
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    sys::clock(raw::CLOCK_MONOTONIC)
 }
 
 fn report(
@@ -293,7 +292,7 @@ fn mknod(path: &CStr, major: u32, minor: u32) -> rustix::io::Result<()> {
 fn check_supervisor(context: &Context) -> rustix::io::Result<()> {
     let control = context.control.as_ref().ok_or(Errno::BADF)?;
     let mut fds = [PollFd::new(control, PollFlags::empty())];
-    let now = rustix::time::Timespec {
+    let now = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };

@@ -153,10 +153,10 @@ struct Run {
     trace: bool,
     // What stands here is in `Normalised::rest`; these two give argh its help text and its message.
     #[allow(dead_code)]
-    #[argh(positional)]
+    #[argh(positional, arg_name = "ROOTFS")]
     rootfs: String,
     #[allow(dead_code)]
-    #[argh(positional)]
+    #[argh(positional, arg_name = "CMD")]
     command: Vec<String>,
 }
 
@@ -170,7 +170,7 @@ struct Run {
     example = "mini init -- /usr/sbin/httpd -f"
 )]
 struct Init {
-    #[argh(positional)]
+    #[argh(positional, arg_name = "CMD")]
     command: Vec<String>,
 }
 
@@ -312,26 +312,16 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
     }
 }
 
-/// argh's message of several lines as one.
+/// argh's message of several lines as one; behind an empty line it only names the help.
 fn usage(command: &str, output: &str) -> Error {
-    let text = output
-        .split("\n\n")
-        .next()
-        .unwrap_or(output)
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ");
-    let text = text
-        .split(" Run mini")
-        .next()
-        .unwrap_or_default()
-        .replace("rootfs", "ROOTFS");
-    let help = if ["run", "init"].contains(&command) {
-        format!("mini {command} --help")
-    } else {
-        "mini --help".into()
+    let lines = output.lines().take_while(|line| !line.is_empty());
+    let text: Vec<&str> = lines.flat_map(str::split_ascii_whitespace).collect();
+    let help = match command {
+        "run" => "run ",
+        "init" => "init ",
+        _ => "",
     };
-    Error::new(text).hint(format!("see {help}"))
+    Error::new(text.join(" ")).hint(format!("see mini {help}--help"))
 }
 
 impl Run {

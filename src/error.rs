@@ -70,10 +70,10 @@ impl fmt::Display for Error {
 /// The kernel's reason in words, as `strerror(3)` has it.
 pub fn reason(errno: Errno) -> String {
     let text = std::io::Error::from_raw_os_error(errno.raw_os_error()).to_string();
-    match text.rfind(" (os error") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
+    // Without the " (os error N)" that the standard library adds.
+    text.rsplit_once('(')
+        .map_or(text.as_str(), |(reason, _)| reason.trim_ascii_end())
+        .to_owned()
 }
 
 /// `bytes` between double quotes; what is not UTF-8, controls the terminal or turns the direction of the text is

@@ -15,7 +15,6 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 use rustix::termios::{isatty, tcgetwinsize};
 use rustix::thread::{CapabilitySet, capabilities};
-use rustix::time::{ClockId, clock_gettime};
 
 use container::sys;
 
@@ -63,7 +62,7 @@ pub struct Host {
     /// Which of the host's /dev/shm and /dev/mqueue are there to be shared.
     pub shared_ipc: [bool; 2],
     /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME show, in whole seconds.
-    pub clocks: (i64, i64),
+    pub clocks: (u64, u64),
 }
 
 #[derive(Debug, Clone)]
@@ -124,7 +123,7 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         hosts: shared_file(spec, "/etc/hosts"),
         resolv_conf: shared_file(spec, "/etc/resolv.conf"),
         shared_ipc: ["/dev/shm", "/dev/mqueue"].map(|path| Path::new(path).is_dir()),
-        clocks: (seconds(ClockId::Monotonic), seconds(ClockId::Boottime)),
+        clocks: (seconds(raw::CLOCK_MONOTONIC), seconds(raw::CLOCK_BOOTTIME)),
     })
 }
 
@@ -136,8 +135,8 @@ fn shared_file(spec: &Spec, path: &str) -> Vec<u8> {
     fs::read(path).unwrap_or_default()
 }
 
-fn seconds(clock: ClockId) -> i64 {
-    clock_gettime(clock).tv_sec
+fn seconds(clock: u32) -> u64 {
+    sys::clock(clock) / 1_000_000_000
 }
 
 /// Whether `path` is a directory; an error if it is not there.
@@ -155,10 +154,7 @@ fn exists(what: &str, path: &Path) -> Result<bool> {
 /// 48 bits that differ between containers: the time in nanoseconds and the pid, mixed (splitmix64). Not secret,
 /// and not from getrandom(2), which may wait for entropy in an initramfs; making the directory settles a tie.
 fn new_id() -> String {
-    let now = clock_gettime(ClockId::Realtime);
-    let mut x = (now.tv_sec as u64)
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(now.tv_nsec as u64);
+    let mut x = sys::clock(raw::CLOCK_REALTIME);
     x ^= u64::from(std::process::id()) << 40;
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

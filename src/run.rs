@@ -5,12 +5,13 @@
 //! relay. If it is killed, the kernel undoes its work: its mounts go with its mount namespace, the container's
 //! first process has it as parent-death signal, its locks are released (see `store.rs`).
 
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use linux_raw_sys::general as raw;
+use rustix::event::Timespec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -19,7 +20,6 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
-use rustix::time::Timespec;
 
 use container::child::{self, Context, Environment, Program};
 use container::report::{Detail, Outcome, Reason, Report};
@@ -129,14 +129,18 @@ impl Supervisor<'_> {
             if self.interrupted() {
                 return Err(Error::new("interrupted before the container was started"));
             }
-            let started = Instant::now();
+            let started = sys::clock(raw::CLOCK_MONOTONIC);
             self.perform(task)?;
-            self.trace_line("supervisor", task, started.elapsed());
+            self.trace_line(
+                "supervisor",
+                task,
+                sys::clock(raw::CLOCK_MONOTONIC) - started,
+            );
         }
         Ok(())
     }
 
-    fn trace_line(&self, actor: &str, step: &dyn std::fmt::Display, time: Duration) {
+    fn trace_line(&self, actor: &str, step: &dyn std::fmt::Display, nanoseconds: u64) {
         if self.trace {
             // Raw mode leaves the carriage where it is.
             let end = if self.terminal.is_some() {
@@ -144,8 +148,8 @@ impl Supervisor<'_> {
             } else {
                 "\n"
             };
-            // Without a float, whose formatting would take 5 KB of the binary.
-            let (us, tenth) = (time.as_micros(), time.as_nanos() / 100 % 10);
+            // Neither floats nor u128: formatting those takes 6 KB of the binary.
+            let (us, tenth) = (nanoseconds / 1000, nanoseconds / 100 % 10);
             eprint!("{actor:<10} {step} <{us}.{tenth} us>{end}");
         }
     }
@@ -224,19 +228,16 @@ impl Supervisor<'_> {
         single_id: bool,
         in_userns: bool,
     ) -> Result<()> {
-        let (file, name): (Box<dyn std::io::Read>, &[u8]) = match archive {
-            Rootfs::Stdin => (Box::new(std::io::stdin()), b"-"),
-            Rootfs::Path(path) => {
-                let name = path.as_os_str().as_bytes();
-                (
-                    Box::new(
-                        std::fs::File::open(path)
-                            .map_err(|error| Error::io("open", name, &error))?,
-                    ),
-                    name,
-                )
-            }
+        let (name, opened) = match archive {
+            Rootfs::Stdin => (
+                b"-".as_slice(),
+                std::os::fd::AsFd::as_fd(&std::io::stdin())
+                    .try_clone_to_owned()
+                    .map(File::from),
+            ),
+            Rootfs::Path(path) => (path.as_os_str().as_bytes(), File::open(path)),
         };
+        let source = opened.map_err(|error| Error::io("open", name, &error))?;
         let target = to.as_os_str().as_bytes();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, target, flags, Mode::empty())
@@ -250,7 +251,7 @@ impl Supervisor<'_> {
             limit_name: to.display().to_string(),
         };
         let source = Interruptible {
-            source: file,
+            source,
             signals: &self.signals,
         };
         let report = image::unpack::unpack(source, name, root.as_fd(), &options)?;
@@ -365,11 +366,7 @@ impl Supervisor<'_> {
             .ok_or_else(|| Error::new("control: bad report"))?;
         match report.outcome {
             Outcome::Done => {
-                self.trace_line(
-                    self.plan.actor(index),
-                    step,
-                    Duration::from_nanos(report.nanoseconds),
-                );
+                self.trace_line(self.plan.actor(index), step, report.nanoseconds);
             }
             Outcome::Failed(errno) => {
                 return Err(step_error(step, errno, &report.detail, self.host));
@@ -446,9 +443,13 @@ impl Supervisor<'_> {
             let _ = waitpid(Some(child), WaitOptions::empty());
         }
         for task in &self.plan.teardown {
-            let started = Instant::now();
+            let started = sys::clock(raw::CLOCK_MONOTONIC);
             let _ = self.perform(task);
-            self.trace_line("supervisor", task, started.elapsed());
+            self.trace_line(
+                "supervisor",
+                task,
+                sys::clock(raw::CLOCK_MONOTONIC) - started,
+            );
         }
         if let Some(kept) = self.plan.kept.as_ref().filter(|kept| kept.exists()) {
             eprintln!("mini: the container's changes are in {}", kept.display());
@@ -477,7 +478,7 @@ fn pending(signals: &OwnedFd) -> bool {
 
 /// A reader that fails once a signal has come, so that Ctrl-C ends the unpacking of a large image.
 struct Interruptible<'a> {
-    source: Box<dyn std::io::Read>,
+    source: File,
     signals: &'a OwnedFd,
 }
 

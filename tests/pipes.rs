@@ -236,8 +236,8 @@ fn a_writer_notices_that_the_command_reads_no_more() {
         return;
     };
     // The command closes its input: `yes` must die of SIGPIPE while the command still runs.
-    let script = "{ yes; echo yes ended >&2; } | $MINI run $BUSYBOX -- sh -c 'exec < /dev/null; sleep 2; echo done'";
-    let mut running = bash(&bench, &format!("{script} 2>&1")).start();
+    let script = "exec 2>&1; { yes; echo yes ended >&2; } | $MINI run $BUSYBOX -- sh -c 'exec < /dev/null; sleep 2; echo done'";
+    let mut running = bash(&bench, script).start();
     running.until("yes ended");
     assert!(
         !running.until("yes ended").contains("done"),

@@ -26,10 +26,15 @@ mod error;
 mod image {
     pub mod acl;
     pub mod decompress;
+    #[cfg(feature = "gzip")]
+    pub mod gzip;
     pub mod remove;
     pub mod tar;
     pub mod unpack;
 }
+/// What the core build leaves out.
+const GZIP: bool = cfg!(feature = "gzip");
+
 use container::resolve;
 use image::remove::remove_tree;
 use image::unpack::{Options, Report, unpack};
@@ -277,7 +282,7 @@ fn the_tree_is_what_gnu_tar_makes_of_every_format() {
         let expected = archive.with_extension("expected");
         let is_archive = archive
             .extension()
-            .is_some_and(|end| end == "tar" || end == "gz");
+            .is_some_and(|end| end == "tar" || end == "gz" && GZIP);
         if expected.is_dir() && is_archive {
             let ours = scratch.dir("mini");
             mini(&fs::read(&archive).unwrap(), &ours).unwrap();
@@ -845,12 +850,21 @@ fn what_is_no_tar_is_told() {
     more.extend(b"anything");
     cage.unpack(&more).1.unwrap();
     let good = gzip(&archive(&[file("x")]));
-    cage.unpack(&good).1.unwrap();
-    for wrong in [good.len() - 1, good.len() - 8] {
+    if !GZIP {
+        let expected =
+            "unpack(\"x.tar\"): it is compressed with gzip, which this build of mini cannot read";
+        assert_eq!(cage.unpack(&good).1.unwrap_err(), expected);
+    } else {
+        cage.unpack(&good).1.unwrap();
+    }
+    for wrong in [good.len() - 1, good.len() - 8]
+        .into_iter()
+        .filter(|_| GZIP)
+    {
         let mut bad = good.clone();
         bad[wrong] ^= 1;
         let error = cage.unpack(&bad).1.unwrap_err();
-        assert!(error.contains("corrupt"), "{error}");
+        assert!(error.contains("check sum or length differ"), "{error}");
     }
     cage.unpack(&[&good[..], b"anything"].concat())
         .1
@@ -896,11 +910,8 @@ fn an_archive_cut_at_every_byte_is_refused() {
     let compressed = gzip(&whole);
     for length in 0..=compressed.len() {
         let (root, result) = cage.unpack(&compressed[..length]);
-        assert_eq!(
-            result.is_err(),
-            length < compressed.len(),
-            "{length} bytes: {result:?}"
-        );
+        let complete = length == compressed.len() && GZIP;
+        assert_eq!(result.is_ok(), complete, "{length} bytes: {result:?}");
         remove_tree(CWD, bytes(&root)).unwrap();
     }
 }

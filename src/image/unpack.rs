@@ -241,23 +241,18 @@ impl<R: Read> Unpacker<'_, R> {
     fn directory(&mut self, member: &Member, path: &[u8], place: &Place) -> Outcome<bool> {
         let open = || openat(place.parent, place.name, DIRECTORY, Mode::empty());
         let make = || mkdirat(place.parent, place.name, Mode::RWXU).and_then(|()| open());
-        let (mut result, mut replaced) = (make(), false);
-        if let Err(Errno::EXIST) = result {
-            result = open();
-            match result {
-                Ok(ref directory) => {
-                    // Merged; but an access list is like the mode: it is not added to.
-                    let _ = fremovexattr(directory, ACCESS);
-                }
-                // A symlink to a directory is replaced, too.
-                Err(Errno::NOTDIR | Errno::LOOP) => {
-                    replaced = true;
-                    result = remove_tree(place.parent, place.name).and_then(|()| make());
-                }
-                Err(_) => {}
-            }
-        }
-        let directory = result.map_err(because("mkdir"))?;
+        let found = open();
+        // A symlink to a directory is replaced, too.
+        let replaced = matches!(found, Err(Errno::NOTDIR | Errno::LOOP));
+        let directory = match found {
+            Err(Errno::NOENT) => make(),
+            _ if replaced => remove_tree(place.parent, place.name).and_then(|()| make()),
+            found => found.inspect(|directory| {
+                // Merged; but an access list is like the mode: it is not added to.
+                let _ = fremovexattr(directory, ACCESS);
+            }),
+        };
+        let directory = directory.map_err(because("mkdir"))?;
         let mode = Mode::from_raw_mode(member.mode);
         // The root stays closed.
         let passable = if path.is_empty() {
