@@ -17,13 +17,13 @@ use rustix::io::{Errno, FdFlags, pwrite, read, write};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::{RecvFlags, recv};
 use rustix::process::{
-    Signal, chdir, getpid, ioctl_tiocsctty, pivot_root, set_child_subreaper,
-    set_parent_process_death_signal, setpgid, setsid, umask,
+    Pid, chdir, getpid, ioctl_tiocsctty, pivot_root, set_child_subreaper, setpgid, setsid, umask,
 };
 use rustix::pty::unlockpt;
 use rustix::termios::{Winsize, tcsetwinsize};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+use crate::init::Role;
 use crate::report::{Detail, Outcome, Report};
 use crate::step::Step;
 use crate::sys::Word;
@@ -100,7 +100,12 @@ pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
                     Ok(pid) => {
                         report(program, context, first + index, Ok(()), started, None);
                         close_from(0);
-                        return init::reap(pid, false);
+                        let role = if getpid() == Pid::INIT {
+                            Role::Init
+                        } else {
+                            Role::Subreaper
+                        };
+                        return init::reap(pid, role);
                     }
                     Err(errno) => Err(errno),
                 }
@@ -194,7 +199,7 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
                 _ => Ok(()),
             }
         }
-        Step::DieWithSupervisor => set_parent_process_death_signal(Some(Signal::KILL)),
+        Step::DieWithSupervisor(signal) => sys::set_parent_death_signal(*signal),
         Step::CheckSupervisor => check_supervisor(context),
         Step::HideCaller => hide_caller(),
         Step::Subreaper => set_child_subreaper(Some(getpid())),

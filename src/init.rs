@@ -13,8 +13,11 @@
 //! It allocates nothing and keeps no descriptors: with them closed, the reader of a pipe that the command
 //! closed sees end of file.
 
+use core::ffi::CStr;
+
 use linux_raw_sys::general as raw;
-use rustix::io::Errno;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::{Errno, read};
 use rustix::process::{Pid, WaitOptions, getpid, wait};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
@@ -36,23 +39,39 @@ pub const FORWARDED: SignalSet = !(bit(raw::SIGKILL)
     | bit(raw::SIGPIPE)
     | bit(raw::SIGSYS));
 
+/// What this process is to the command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The init of a pid namespace: the kernel ends everything in it when this process ends.
+    Init,
+    /// A child subreaper in the host's pid namespace (`--pid host`): it does so itself, also when it gets
+    /// [`SUPERVISOR_DIED`].
+    Subreaper,
+    /// `mini init` on its own: what the command leaves behind is none of its business.
+    Alone,
+    /// The same with a terminal: the command leads a process group in mini's own session (see
+    /// [`take_foreground`]) instead of a session.
+    Foreground,
+}
+
+/// The parent-death signal of a [`Role::Subreaper`], which has work to do before it dies: the last real-time signal,
+/// so that nobody misses it.
+pub const SUPERVISOR_DIED: i32 = 64;
+
 /// Reaps until `command` has ended, and returns the status to exit with: its own, or 128 + the signal that
-/// killed it. With `foreground` the command leads a process group in mini's own session (see
-/// [`take_foreground`]) instead of a session.
-pub fn reap(command: Pid, foreground: bool) -> i32 {
+/// killed it.
+pub fn reap(command: Pid, role: Role) -> i32 {
     // A machine's or container's PID 1 cannot stop, and has nobody who would continue it.
     let stoppable = getpid() != Pid::INIT;
-    loop {
+    let foreground = role == Role::Foreground;
+    let mut status = None;
+    while status.is_none() {
         // EINTR (after SIGSTOP and SIGCONT): wait again. Nothing else can fail here.
         let Ok(signal) = sys::wait_signal(FORWARDED) else {
             continue;
         };
         match signal as u32 {
-            raw::SIGCHLD => {
-                if let Some(status) = collect(command, foreground && stoppable) {
-                    return status;
-                }
-            }
+            raw::SIGCHLD => status = collect(command, foreground && stoppable),
             raw::SIGTSTP | raw::SIGTTIN | raw::SIGTTOU => {
                 signal_group(command, raw::SIGSTOP as i32);
                 if stoppable {
@@ -60,10 +79,43 @@ pub fn reap(command: Pid, foreground: bool) -> i32 {
                 }
             }
             raw::SIGINT | raw::SIGQUIT | raw::SIGHUP | raw::SIGWINCH | raw::SIGCONT => {
-                signal_group(command, signal)
+                signal_group(command, signal);
             }
-            _ => drop(sys::kill(command.as_raw_pid(), signal)),
+            _ if signal == SUPERVISOR_DIED && role == Role::Subreaper => {
+                status = Some(128 + raw::SIGKILL as i32);
+            }
+            _ => {
+                let _ = sys::kill(command.as_raw_pid(), signal);
+            }
         }
+    }
+    if role == Role::Subreaper {
+        kill_descendants();
+    }
+    status.unwrap_or_default()
+}
+
+/// Kills every child, then those that become children because their parents are gone, until nobody is left.
+/// proc(5), /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN).
+fn kill_descendants() {
+    const CHILDREN: &CStr = c"/proc/thread-self/children";
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let mut text = [0; 4096];
+    while let Ok(count) =
+        openat(CWD, CHILDREN, flags, Mode::empty()).and_then(|file| read(file, &mut text))
+    {
+        let list = core::str::from_utf8(text.get(..count).unwrap_or_default()).unwrap_or_default();
+        // The last number may be cut; it is whole the next time.
+        let whole = list.rsplit_once(' ').map_or("", |(whole, _)| whole);
+        let mut killed = whole.split(' ').filter_map(|pid| pid.parse().ok());
+        if !killed.any(|pid| sys::kill(pid, raw::SIGKILL as i32).is_ok()) {
+            return;
+        }
+        for pid in killed {
+            let _ = sys::kill(pid, raw::SIGKILL as i32);
+        }
+        // At least one dies; the rest is seen in the next round.
+        let _ = wait(WaitOptions::empty());
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use linux_raw_sys::general as raw;
 
+use container::init::SUPERVISOR_DIED;
 use container::step::{CLONE_FLAGS, Command, Flags, Mount, Step, Target};
 use container::sys::Word;
 
@@ -536,13 +537,17 @@ impl Planner<'_> {
 
     /// The first steps of the new process.
     fn enter(&mut self, namespaces: u32) {
-        self.steps.extend([
-            Step::AwaitGo,
-            Step::DieWithSupervisor,
-            Step::CheckSupervisor,
-        ]);
+        let subreaper = self.shares(raw::CLONE_NEWPID) && self.spec.init;
+        let signal = if subreaper {
+            SUPERVISOR_DIED
+        } else {
+            raw::SIGKILL as i32
+        };
+        self.step(Step::AwaitGo);
+        self.step(Step::DieWithSupervisor(signal));
+        self.step(Step::CheckSupervisor);
         self.step(Step::HideCaller);
-        if self.shares(raw::CLONE_NEWPID) && self.spec.init {
+        if subreaper {
             self.step(Step::Subreaper);
         }
         // A terminal that signals mini's process group must not reach the container a second time.
@@ -776,8 +781,10 @@ impl Planner<'_> {
         self.steps.extend([Step::Setgid, Step::Setuid]);
         if !spec.init {
             // The change of ids has cleared it (prctl(2)).
-            self.steps
-                .extend([Step::DieWithSupervisor, Step::CheckSupervisor]);
+            self.steps.extend([
+                Step::DieWithSupervisor(raw::SIGKILL as i32),
+                Step::CheckSupervisor,
+            ]);
         }
         self.step(Step::ResetSignals(0));
         self.step(Step::Execve(prepare(

@@ -13,7 +13,7 @@ use rustix::process::{Pid, getpid, set_child_subreaper};
 use rustix::termios::isatty;
 
 use container::child::{Context, Environment, Program, container};
-use container::init;
+use container::init::{self, Role};
 use container::report::{Detail, Outcome, Report};
 use container::step::Step;
 use container::sys::{self, Word};
@@ -41,6 +41,11 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
     let mut context = context(theirs);
     let path = std::env::var_os("PATH").unwrap_or_default().into_vec();
     let command = prepare(command, &path);
+    let role = if foreground {
+        Role::Foreground
+    } else {
+        Role::Alone
+    };
     let own_group = if foreground {
         Step::Foreground
     } else {
@@ -79,7 +84,7 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
     ) {
         let _ = sys::duplicate(&null, 1).and_then(|()| sys::duplicate(&null, 2));
     }
-    Ok(u8::try_from(init::reap(pid, foreground)).unwrap_or(crate::error::FAILED))
+    Ok(u8::try_from(init::reap(pid, role)).unwrap_or(crate::error::FAILED))
 }
 
 /// The caller's environment, and nothing else that steps could use.

@@ -91,8 +91,8 @@ pub enum Step {
     },
     /// Waits until the supervisor has done its part; end of file means that it is gone.
     AwaitGo,
-    /// Dies with the supervisor from here on.
-    DieWithSupervisor,
+    /// Gets this signal when the supervisor dies, from here on.
+    DieWithSupervisor(i32),
     /// Makes sure that the supervisor had not died before that took effect.
     CheckSupervisor,
     /// Overwrites the copy of the caller's command line and environment that /proc/PID/cmdline and environ show.
@@ -187,7 +187,8 @@ impl Display for Step {
                 _ => write!(f, "write({}, {} bytes)", Quoted(path), text.len()),
             },
             Step::AwaitGo => f.write_str("recv({control})"),
-            Step::DieWithSupervisor => f.write_str("prctl(PR_SET_PDEATHSIG, SIGKILL)"),
+            Step::DieWithSupervisor(9) => f.write_str("prctl(PR_SET_PDEATHSIG, SIGKILL)"),
+            Step::DieWithSupervisor(signal) => write!(f, "prctl(PR_SET_PDEATHSIG, {signal})"),
             Step::CheckSupervisor => f.write_str("poll({control}, POLLHUP)"),
             Step::HideCaller => {
                 f.write_str("write(\"/proc/self/mem\", \"mini init\") over argv and environ")

@@ -86,6 +86,19 @@ pub fn unshare(flags: u32) -> Result<()> {
     unsafe { call(raw::__NR_unshare, [flags as usize, 0, 0, 0, 0]) }.map(drop)
 }
 
+/// The signal this process gets when its parent dies: `prctl(2)`, PR_SET_PDEATHSIG. rustix takes no real-time one.
+pub fn set_parent_death_signal(signal: i32) -> Result<()> {
+    let arguments = [
+        linux_raw_sys::prctl::PR_SET_PDEATHSIG as usize,
+        signal as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: numbers only.
+    unsafe { call(raw::__NR_prctl, arguments) }.map(drop)
+}
+
 /// Ends this process at once: no destructors, no flushing.
 pub fn exit(status: i32) -> ! {
     loop {

@@ -36,9 +36,7 @@ fn python_can_use_what_a_container_offers() {
         return;
     };
     let script = "python3 - <<'END'
-import multiprocessing, os, socket, subprocess, tempfile, threading
-# Shared memory and semaphores (/dev/shm), threads, processes, sockets, temporary files, randomness.
-with multiprocessing.Pool(2) as pool: print(sum(pool.map(abs, range(-10, 1))))
+import os, socket, subprocess, tempfile, threading
 server = socket.create_server(('127.0.0.1', 0)); client = socket.create_connection(server.getsockname()); print('connected')
 thread = threading.Thread(target=print, args=('thread',)); thread.start(); thread.join()
 print(subprocess.run(['true']).returncode, len(os.urandom(5)))
@@ -49,7 +47,7 @@ true";
     let Some(output) = debian(&bench, &[], script) else {
         return;
     };
-    assert_eq!(output.ok(), "55\nconnected\nthread\n0 5\nTrue\n3 2 2 18\n");
+    assert_eq!(output.ok(), "connected\nthread\n0 5\nTrue\n3 2 2 18\n");
 }
 
 #[test]

@@ -266,8 +266,8 @@ fn describe(block: &[u8; BLOCK], path: Vec<u8>, extended: Extended) -> Parsed<Me
         // 'D' is GNU tar's directory in an incremental dump; its data are a list of names.
         b'5' | b'D' => Kind::Directory,
         b'6' => Kind::Fifo,
-        // v7 had no type for directories.
-        _ if path.ends_with(b"/") => Kind::Directory,
+        // v7 had no type for directories. But what has a sparse map is a file ('S': old GNU).
+        _ if typeflag != b'S' && path.ends_with(b"/") => Kind::Directory,
         // POSIX: a type that is not known is treated as a regular file. '7' was "contiguous".
         _ => Kind::File,
     };
@@ -711,6 +711,9 @@ mod tests {
         }
         let v7 = member(&mut parser, &[(0, b"dir/"), (257, &[0; 8]), (156, &[0])]);
         assert_eq!(v7.kind, Kind::Directory);
+        // The fuzzer found a directory with a sparse map.
+        let sparse = member(&mut parser, &[(0, b"dir/"), (156, b"S")]);
+        assert_eq!((sparse.kind, sparse.sparse), (Kind::File, Some(vec![])));
     }
 
     #[test]

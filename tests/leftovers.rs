@@ -1,0 +1,508 @@
+//! Nothing is left on the host: no mount, no cgroup, no process, no file, however a run ends. `Bench` checks that after
+//! every test; here a run fails at each of its steps, and is killed at each of its steps and at random moments.
+//!
+//! strace does the harm (`-e inject`): as the tracer of the supervisor alone, or attached to the container's first
+//! process while that waits for "go", so that calls are counted for one process.
+
+mod support;
+use std::collections::BTreeSet;
+use std::fs;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use support::{Bench, Output, eventually, have_program, kill, mini};
+
+/// The steps of a plan without who does them.
+fn steps(plan: &str) -> Vec<String> {
+    let lines = plan.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| line.split_once(' ').unwrap().1.trim_start().to_owned())
+        .collect()
+}
+
+/// The id of a container as it appears in a line, replaced by ID.
+fn without_id(text: &str) -> String {
+    let mut words = Vec::new();
+    let is_id = |word: &&str| {
+        word.len() == 12 && word.bytes().all(|byte| b"0123456789abcdef".contains(&byte))
+    };
+    for word in text.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
+        let (name, end) = match word.char_indices().next_back() {
+            Some((at, last)) if !last.is_ascii_alphanumeric() => word.split_at(at),
+            _ => (word, ""),
+        };
+        words.push(
+            Some(name)
+                .filter(|name| !is_id(name))
+                .unwrap_or("ID")
+                .to_owned()
+                + end,
+        );
+    }
+    words.concat()
+}
+
+#[test]
+fn after_every_kind_of_end() {
+    let Some(bench) = Bench::new("ends") else {
+        return;
+    };
+    let directory = bench.busybox_directory();
+    for options in [
+        &[][..],
+        &["-t"],
+        &["--no-init"],
+        &["--upper", "disk"],
+        &["--read-only"],
+        &["--pid", "host"],
+    ] {
+        for image in [bench.busybox(), &directory] {
+            for (command, status) in [
+                ("exit 0", 0),
+                ("exit 3", 3),
+                ("kill -9 $$", 137),
+                ("sleep 100 & exit 4", 4),
+            ] {
+                // PID 1 of a pid namespace is immune to its own signals.
+                let status = if options == ["--no-init"] && status == 137 {
+                    0
+                } else {
+                    status
+                };
+                let run = bench
+                    .mini(&["run"])
+                    .args(options)
+                    .args(&[image, "--", "sh", "-c", command]);
+                let output = run.output();
+                let own_zombie = options == ["--pid", "host"];
+                assert!(output.status == status, "{options:?} {command}: {output:?}");
+                assert!(
+                    own_zombie || bench.processes().is_empty(),
+                    "{options:?} {command}"
+                );
+            }
+            bench
+                .mini(&["run"])
+                .args(options)
+                .args(&[image, "--", "/nope"])
+                .output()
+                .expect(127);
+            bench
+                .mini(&["run"])
+                .args(options)
+                .args(&["-u", "ghost", image])
+                .output()
+                .expect(125);
+            bench.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn with_the_hosts_pid_namespace_no_process_outlives_the_supervisor() {
+    let Some(bench) = Bench::new("pidhost") else {
+        return;
+    };
+    let mut running = bench
+        .run(
+            &["--pid", "host"],
+            &["sh", "-c", "echo ready; sleep 1000; true"],
+        )
+        .start();
+    running.until("ready");
+    running.kill(9);
+    running.wait();
+    let gone = eventually(|| bench.processes().is_empty());
+    let left = bench.processes();
+    left.iter().for_each(|pid| kill(*pid, 9));
+    bench.run(&[], &["true"]).output().ok();
+    assert!(gone, "{} processes are left", left.len());
+}
+
+#[test]
+fn the_next_command_removes_what_a_killed_one_left() {
+    let Some(bench) = Bench::new("killed") else {
+        return;
+    };
+    for options in [&[][..], &["--upper", "disk"], &["-t"], &["--no-init"]] {
+        let mut running = bench
+            .run(options, &["sh", "-c", "echo ready; sleep 1000"])
+            .start();
+        running.until("ready");
+        // While it runs another one leaves its directories alone.
+        bench.run(&[], &["true"]).output().ok();
+        let files = bench.files();
+        assert!(!files.is_empty());
+        running.kill(9);
+        running.wait();
+        assert!(
+            eventually(|| bench.processes().is_empty()),
+            "PID 1 outlives its supervisor"
+        );
+        bench.run(&[], &["true"]).output().ok();
+        bench.assert_nothing_left();
+    }
+}
+
+#[test]
+fn what_is_not_a_containers_directory_is_left_alone() {
+    let Some(bench) = Bench::new("foreign") else {
+        return;
+    };
+    for place in ["run", "store/containers"] {
+        for name in ["0123456789abc", "0123456789a", "0123456789ag", "kept"] {
+            fs::create_dir_all(bench.path(place).join(name)).unwrap();
+        }
+        // A symbolic link of a container's name, and a file.
+        std::os::unix::fs::symlink("/etc", bench.path(place).join("0123456789ab")).unwrap();
+        fs::write(bench.path(place).join("ba9876543210"), "").unwrap();
+    }
+    let before = bench.files();
+    bench.run(&[], &["true"]).output().ok();
+    assert_eq!(bench.files(), before);
+    fs::remove_dir_all(bench.path("run")).unwrap();
+    fs::remove_dir_all(bench.path("store")).unwrap();
+}
+
+#[test]
+fn two_hundred_kills_at_random_moments() {
+    let Some(bench) = Bench::new("random") else {
+        return;
+    };
+    let seed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_nanos() as u64;
+    eprintln!("seed {seed}");
+    thread::scope(|scope| {
+        for worker in 0..4 {
+            let bench = &bench;
+            scope.spawn(move || {
+                let mut state = seed ^ (worker + 1);
+                for round in 0..50 {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    let options =
+                        [&[][..], &["--upper", "disk"], &["-t"], &["--no-init"]][round % 4];
+                    let running = bench
+                        .run(options, &["sh", "-c", "sleep 1000 & sleep 1000"])
+                        .start();
+                    // Unpacking takes most of the time; afterwards everything happens within 10 ms.
+                    thread::sleep(Duration::from_micros(state % 60_000));
+                    running.kill(9);
+                    running.wait();
+                }
+            });
+        }
+    });
+    assert!(
+        eventually(|| bench.processes().is_empty()),
+        "{:?} still run; seed {seed}",
+        bench.processes()
+    );
+    bench.run(&[], &["true"]).output().ok();
+    bench.assert_nothing_left();
+}
+
+// --- at every step ---------------------------------------------------------------------------------------------
+
+/// The options that all of these run with: many steps, and directories in memory and on disk.
+fn options(bench: &Bench) -> Vec<String> {
+    let dir = bench.dir("dir");
+    let words = [
+        "--upper",
+        "disk",
+        "-v",
+        &format!("{dir}:/v:ro"),
+        "--tmpfs",
+        "/t",
+        "-w",
+        "/w",
+        "--ulimit",
+        "core=0",
+        "-t",
+    ];
+    words.iter().map(|word| word.to_string()).collect()
+}
+
+/// The system calls of a plan; those that the C library and mini's own bookkeeping make are not among them.
+const CALLS: &str = "umask,close_range,unshare,mount,umount2,mkdir,mkdirat,flock,symlink,symlinkat,mknod,mknodat,openat,\
+    openat2,write,pwrite64,read,chown,fchownat,fchown,chmod,fchmodat,fchmod,clone3,sendto,recvfrom,prctl,setsid,\
+    ioctl,chdir,pivot_root,sethostname,socket,dup3,fcntl,mount_setattr,prlimit64,setgroups,setresgid,setresuid,\
+    rt_sigprocmask,execve,poll,ppoll,wait4,kill,unlinkat,signalfd4,socketpair";
+
+/// Which call, and which one of that name, from a log of strace's.
+fn calls(log: &str) -> Vec<(String, usize)> {
+    let mut found: Vec<(String, usize)> = Vec::new();
+    for line in log.lines() {
+        // "PID call(" or "call(", not "<... call resumed>" nor "+++ exited".
+        let text = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+        let Some(name) = text.split_once('(').map(|(name, _)| name) else {
+            continue;
+        };
+        if name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        {
+            let nth = found.iter().filter(|(known, _)| known == name).count() + 1;
+            found.push((name.to_owned(), nth));
+        }
+    }
+    found
+}
+
+/// Runs mini under strace, which traces the supervisor alone.
+fn supervised(bench: &Bench, image: &str, inject: Option<&str>, log: &str) -> Output {
+    let mini = mini();
+    let trace = format!("trace={CALLS}");
+    let mut strace = vec!["-qq", "-e", "signal=none", "-o", log, "-e", &trace];
+    strace.extend(inject.iter().flat_map(|inject| ["-e", inject]));
+    let run = bench
+        .program("strace")
+        .args(&strace)
+        .args(&[mini.to_str().unwrap(), "run"]);
+    let words = options(bench);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    run.args(&words)
+        .args(&[image, "--", "/guest", "exit", "0"])
+        .limit(20)
+        .output()
+}
+
+/// Runs mini with strace attached to the container's first process (and all that come from it) before it has done
+/// anything.
+fn contained(bench: &Bench, image: &str, inject: Option<&str>, log: &str, more: &[&str]) -> Output {
+    let mini = mini();
+    // The supervisor is stopped as soon as it has made the process, which then waits for it.
+    let strace = [
+        "-qq",
+        "-e",
+        "signal=none",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=clone3",
+        "-e",
+        "inject=clone3:signal=STOP:when=1",
+    ];
+    let words = options(bench);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let run = bench
+        .program("strace")
+        .args(&strace)
+        .args(&[mini.to_str().unwrap(), "run"])
+        .args(&words)
+        .args(more);
+    let running = run
+        .args(&[image, "--", "/guest", "exit", "0"])
+        .limit(20)
+        .start();
+    let children = |pid: i32| -> Vec<i32> {
+        let text =
+            fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace()
+            .map(|pid| pid.parse().unwrap())
+            .collect()
+    };
+    let stopped = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // t is strace's own stop for each call; the signal's is reported as T or t.
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with(['T', 't']))
+    };
+    let mut found = None;
+    let there = eventually(|| {
+        found = children(running.pid())
+            .first()
+            .and_then(|supervisor| Some((*supervisor, *children(*supervisor).first()?)));
+        found.is_some_and(|(supervisor, _)| stopped(supervisor))
+    });
+    assert!(there, "the container's first process has not come");
+    let (supervisor, first) = found.unwrap();
+    let trace = format!("trace={CALLS}");
+    let first = first.to_string();
+    let mut attach = vec![
+        "-f",
+        "-qq",
+        "-e",
+        "signal=none",
+        "-o",
+        log,
+        "-e",
+        &trace,
+        "-p",
+        &first,
+    ];
+    attach.extend(inject.iter().flat_map(|inject| ["-e", inject]));
+    let attached = bench.program("strace").args(&attach).start();
+    let traced = eventually(|| {
+        let status = fs::read_to_string(format!("/proc/{first}/status")).unwrap_or_default();
+        status
+            .lines()
+            .any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+    });
+    assert!(traced, "strace did not attach: {}", attached.errors());
+    // strace may still be at the stop of its own that attaching causes.
+    thread::sleep(Duration::from_millis(5));
+    kill(supervisor, 18);
+    let output = running.wait();
+    attached.wait();
+    output
+}
+
+#[test]
+fn killed_at_every_step_of_the_supervisor() {
+    let Some(bench) = Bench::new("killstep") else {
+        return;
+    };
+    if !have_program("strace") {
+        return;
+    }
+    let image = bench.small_image("image");
+    let log = bench.text("log");
+    supervised(&bench, &image, None, &log).expect(0);
+    let calls = calls(&fs::read_to_string(&log).unwrap());
+    assert!(calls.len() > 60, "{calls:?}");
+    for (call, nth) in &calls {
+        let inject = format!("inject={call}:signal=KILL:when={nth}");
+        supervised(&bench, &image, Some(&inject), "/dev/null");
+        assert!(
+            eventually(|| bench.processes().is_empty()),
+            "{inject}: {:?} are left",
+            bench.processes()
+        );
+    }
+    bench
+        .mini(&["run", &image, "--", "/guest", "exit", "0"])
+        .output()
+        .ok();
+    bench.assert_nothing_left();
+}
+
+#[test]
+fn killed_at_every_step_of_the_container() {
+    let Some(bench) = Bench::new("killinside") else {
+        return;
+    };
+    if !have_program("strace") {
+        return;
+    }
+    let image = bench.small_image("image");
+    let log = bench.text("log");
+    contained(&bench, &image, None, &log, &["--no-init"]).expect(0);
+    let calls = calls(&fs::read_to_string(&log).unwrap());
+    assert!(calls.len() > 60, "{calls:?}");
+    for (call, nth) in &calls {
+        let inject = format!("inject={call}:signal=KILL:when={nth}");
+        let output = contained(&bench, &image, Some(&inject), "/dev/null", &["--no-init"]);
+        // A container that is killed before its command runs is no command that was killed.
+        assert!(
+            output.status == 137 || output.status == 125,
+            "{inject}: {output:?}"
+        );
+        bench.assert_nothing_left();
+    }
+}
+
+/// What became of a run in which a call failed: either mini did without it, or said which step it was.
+fn judge(what: &str, output: &Output, plan: &[String], named: &mut BTreeSet<String>) {
+    if output.status == 0 {
+        assert_eq!(output.stderr, "", "{what}");
+        return;
+    }
+    assert_eq!(output.status, 125, "{what}: {output:?}");
+    let line = output.clone().one_line(125);
+    let line = without_id(&line);
+    let step = plan.iter().filter(|step| {
+        line.starts_with(&format!("{step}: ")) || line.starts_with(&format!("{step} "))
+    });
+    match step.max_by_key(|step| step.len()) {
+        Some(step) => drop(named.insert(step.clone())),
+        // Calls beside the plan's steps have an operation and an object all the same.
+        None => assert!(line.contains("Operation not permitted"), "{what}: {line}"),
+    }
+}
+
+#[test]
+fn an_error_at_every_step_is_reported_and_undone() {
+    let Some(bench) = Bench::new("errors") else {
+        return;
+    };
+    if !have_program("strace") {
+        return;
+    }
+    let image = bench.small_image("image");
+    let log = bench.text("log");
+    let words = options(&bench);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let dry = bench
+        .mini(&["run", "--dry-run", "--no-init"])
+        .args(&words)
+        .args(&[&image, "--", "/guest", "exit", "0"]);
+    let plan = steps(&without_id(&dry.output().ok()));
+    let mut named = BTreeSet::new();
+
+    supervised(&bench, &image, None, &log).expect(0);
+    let all = calls(&fs::read_to_string(&log).unwrap());
+    // Up to the start of the container: afterwards nothing can be undone but by the next command.
+    let started = all.iter().position(|(call, _)| call == "sendto").unwrap();
+    for (call, nth) in &all[..=started] {
+        if [
+            "execve",
+            "rt_sigprocmask",
+            "read",
+            "close_range",
+            "fcntl",
+            "poll",
+            "ioctl",
+        ]
+        .contains(&call.as_str())
+        {
+            continue;
+        }
+        let inject = format!("inject={call}:error=EPERM:when={nth}");
+        let output = supervised(&bench, &image, Some(&inject), "/dev/null");
+        judge(&inject, &output, &plan, &mut named);
+        bench.assert_nothing_left();
+    }
+
+    contained(&bench, &image, None, &log, &["--no-init"]).expect(0);
+    let all = calls(&fs::read_to_string(&log).unwrap());
+    let executed = all.iter().position(|(call, _)| call == "execve").unwrap();
+    for (call, nth) in &all[..=executed] {
+        if call == "rt_sigprocmask" {
+            continue;
+        }
+        let inject = format!("inject={call}:error=EPERM:when={nth}");
+        let mut output = contained(&bench, &image, Some(&inject), "/dev/null", &["--no-init"]);
+        if call == "execve" {
+            output
+                .expect(126)
+                .fails(126, "execve(\"/guest\"): Operation not permitted");
+            continue;
+        }
+        // What the command itself would have said goes to its terminal.
+        output.stdout.clear();
+        judge(&inject, &output, &plan, &mut named);
+        bench.assert_nothing_left();
+    }
+    // Every step of the plan has failed once and was named, but for those that cannot fail or are the end.
+    let cannot = [
+        "umask(",
+        "close_range(",
+        "rt_sigaction(",
+        "umount2(",
+        "remove(",
+        "execve(",
+        "recv(",
+        "poll(",
+    ];
+    let silent: Vec<_> = plan
+        .iter()
+        .filter(|step| !named.contains(*step) && !cannot.iter().any(|name| step.starts_with(name)))
+        .collect();
+    let expected: Vec<&String> = Vec::new();
+    assert_eq!(silent, expected, "these steps were never named");
+}
