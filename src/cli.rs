@@ -321,7 +321,7 @@ fn usage(command: &str, output: &str) -> Error {
         "init" => "init ",
         _ => "",
     };
-    Error::new(text.join(" ")).hint(format!("see mini {help}--help"))
+    Error::new(text.join(" ")).hint(&format!("see mini {help}--help"))
 }
 
 impl Run {

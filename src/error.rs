@@ -54,9 +54,11 @@ impl Error {
         self
     }
 
-    /// Appends what to do about it, in parentheses.
-    pub fn hint(mut self, hint: impl fmt::Display) -> Error {
-        self.text.push_str(&format!(" ({hint})"));
+    /// Appends what to do about it, in parentheses; nothing if there is nothing to say.
+    pub fn hint(mut self, hint: &str) -> Error {
+        if !hint.is_empty() {
+            self.text.extend([" (", hint, ")"]);
+        }
         self
     }
 }

@@ -11,6 +11,7 @@
 
 mod cli;
 mod error;
+mod explain;
 mod host;
 mod image;
 mod plan;
@@ -19,6 +20,7 @@ mod run;
 mod spec;
 mod store;
 mod terminal;
+mod userns;
 
 use std::io::Write;
 use std::process::ExitCode;

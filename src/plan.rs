@@ -332,7 +332,7 @@ impl Planner<'_> {
         for (flag, config, option) in table.into_iter().filter(|(flag, ..)| !self.shares(*flag)) {
             if has & flag == 0 {
                 let error = Error::new(format!("this kernel lacks {config}"));
-                return Err(error.hint(format!("{option} does without it")));
+                return Err(error.hint(&format!("{option} does without it")));
             }
             flags |= flag;
         }

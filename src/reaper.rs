@@ -20,8 +20,8 @@ use container::sys::{self, Word};
 use container::user::User;
 
 use crate::error::{Error, Result};
+use crate::explain::exec_error;
 use crate::plan::{leak, prepare};
-use crate::run::exec_error;
 
 /// Runs `command` and returns the status to exit with.
 pub fn run(command: &[Vec<u8>]) -> Result<u8> {

@@ -1,5 +1,5 @@
 //! The supervisor of one container: carries out the plan, starts the container, waits, relays, cleans up.
-//! Entry: [`run`]. signalfd(2), poll(2), unix(7), user_namespaces(7).
+//! Entry: [`run`]. signalfd(2), poll(2), unix(7).
 //!
 //! It is single-threaded and learns everything from one `poll`: signals, what the container reports, bytes to
 //! relay. If it is killed, the kernel undoes its work: its mounts go with its mount namespace, the container's
@@ -11,8 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use linux_raw_sys::general as raw;
-use rustix::event::Timespec;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -22,20 +21,21 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
 use container::child::{self, Context, Environment, Program};
-use container::report::{Detail, Outcome, Reason, Report};
-use container::step::{Step, Target};
+use container::init;
+use container::report::{Detail, Outcome, Report};
 use container::sys::{self, Word};
 use container::user::User;
-use container::{init, step};
 
 use crate::cli::Mode as RunMode;
-use crate::error::{CANNOT_RUN, Error, NOT_FOUND, Result, quote, reason};
+use crate::error::{Error, Result, reason};
+use crate::explain::{namespace_hint, step_error};
 use crate::host::{Host, probe};
 use crate::image;
-use crate::plan::{IdMap, Plan, Stream, Task, plan};
+use crate::plan::{Plan, Stream, Task, plan};
 use crate::spec::{Rootfs, Spec};
 use crate::store::{self, Directory};
 use crate::terminal::{Relay, Terminal};
+use crate::userns;
 
 /// Runs a container and returns the status to exit with.
 pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
@@ -163,7 +163,7 @@ impl Supervisor<'_> {
         match task {
             Task::Step(step) => child::perform(step, &mut self.context)
                 .map_err(|errno| step_error(step, errno, &Detail::NONE, self.host)),
-            Task::EnterUserNamespace(map) => enter_user_namespace(map, self.host),
+            Task::EnterUserNamespace(map) => userns::enter(map, self.host),
             Task::CreateDirectory(path) => {
                 self.directories.push(Directory::create(path)?);
                 Ok(())
@@ -208,11 +208,8 @@ impl Supervisor<'_> {
             child::container(program, 0, context)
         })
         .map_err(|errno| {
-            namespace_error(
-                Error::new(format!("{task}: {}", reason(errno))),
-                errno,
-                self.host,
-            )
+            let error = Error::new(format!("{task}: {}", reason(errno)));
+            error.hint(namespace_hint(errno, self.host))
         })?;
         self.child = Some(pid);
         // What only the container needs is closed here, so that end of file means what it should.
@@ -508,231 +505,4 @@ fn adopt(from: &Path, to: &Path) -> Result<()> {
     }
     let mode = std::fs::Permissions::from_mode(status.mode() & 0o7777);
     std::fs::set_permissions(to, mode).map_err(|error| fail("chmod", to, error))
-}
-
-/// Enters a new user namespace as its root. newuidmap has to run outside of it and after it was made, so its
-/// processes are made before and wait.
-fn enter_user_namespace(map: &IdMap, host: &Host) -> Result<()> {
-    let (read, write) =
-        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::sys("pipe", "", errno))?;
-    let mut helpers = Vec::new();
-    if let Some(ids) = &map.subordinate {
-        for (program, outside, range) in [
-            (&ids.newuidmap, map.uid, ids.uids),
-            (&ids.newgidmap, map.gid, ids.gids),
-        ] {
-            helpers.push((
-                program,
-                spawn_helper(program, outside, range, &read, &write)?,
-            ));
-        }
-    }
-    sys::unshare(raw::CLONE_NEWUSER).map_err(|errno| {
-        namespace_error(
-            Error::new(format!("unshare(CLONE_NEWUSER): {}", reason(errno))),
-            errno,
-            host,
-        )
-    })?;
-    if helpers.is_empty() {
-        let write = |path: &str, text: String| {
-            std::fs::write(path, text).map_err(|error| Error::io("write", path, &error))
-        };
-        // A group map by the user itself is allowed only without setgroups (user_namespaces(7), CVE-2014-8989).
-        write("/proc/self/setgroups", "deny".into())?;
-        write("/proc/self/uid_map", format!("0 {} 1", map.uid))?;
-        return write("/proc/self/gid_map", format!("0 {} 1", map.gid));
-    }
-    rustix::io::write(&write, b"!!").map_err(|errno| Error::sys("write", "pipe", errno))?;
-    for (program, pid) in helpers {
-        let status = waitpid(Some(pid), WaitOptions::empty())
-            .map_err(|errno| Error::sys("wait", "", errno))?;
-        if status.is_none_or(|(_, status)| status.exit_status() != Some(0)) {
-            return Err(Error::new(format!("{}: failed", program.display()))
-                .hint("see /etc/subuid and /etc/subgid"));
-        }
-    }
-    Ok(())
-}
-
-/// A process that waits for a byte and then maps ids of this one.
-fn spawn_helper(
-    program: &Path,
-    outside: u32,
-    range: (u32, u32),
-    read: &OwnedFd,
-    write: &OwnedFd,
-) -> Result<Pid> {
-    let this = std::process::id().to_string();
-    let text = [
-        program.display().to_string(),
-        this,
-        "0".into(),
-        outside.to_string(),
-        "1".into(),
-        "1".into(),
-    ];
-    let range = [range.0.to_string(), range.1.to_string()];
-    let words: Vec<Word> = text
-        .into_iter()
-        .chain(range)
-        .map(|word| Word::new(crate::plan::leak(word)))
-        .chain([Word::END])
-        .collect();
-    let path = crate::plan::leak(program.as_os_str().as_bytes());
-    let write = write.as_raw_fd();
-    sys::clone(0, || {
-        // The parent's death must be seen as end of file.
-        sys::close(write);
-        if rustix::io::read(read, &mut [0; 1]) != Ok(1) {
-            return 125;
-        }
-        sys::default_signals();
-        sys::set_signal_mask(0);
-        let _ = sys::execve(path, &words, &[Word::END]);
-        127
-    })
-    .map_err(|errno| Error::sys("clone3", "", errno))
-}
-
-/// A failed step as the user reads it: the step, the reason, and what can be done.
-fn step_error(step: &Step, errno: Errno, detail: &Detail, host: &Host) -> Error {
-    let name = quote(detail.name());
-    let plain = |text: String| Error::new(text);
-    match (step, detail.reason) {
-        (_, Reason::User) => plain(format!(
-            "--user: no user {name} in the container's /etc/passwd"
-        )),
-        (_, Reason::Group) => plain(format!(
-            "--user: no group {name} in the container's /etc/group"
-        )),
-        (Step::Execve(command), _) => exec_error(command, errno, detail),
-        _ => step_hint(
-            plain(format!("{step}: {}", reason(errno))),
-            step,
-            errno,
-            host,
-        ),
-    }
-}
-
-pub fn exec_error(command: &step::Command, errno: Errno, detail: &Detail) -> Error {
-    let (command, name) = (quote(command.name.to_bytes()), quote(detail.name()));
-    let why = match detail.reason {
-        Reason::NotFound => {
-            return Error::new(format!("execve({command}): not found in the container"))
-                .with_status(NOT_FOUND);
-        }
-        Reason::Interpreter => format!("its interpreter {name} is not there"),
-        Reason::Loader => format!("its dynamic loader {name} is not there"),
-        Reason::Machine => {
-            let machine = String::from_utf8_lossy(detail.name()).parse().unwrap_or(0);
-            format!(
-                "it is built for {}, this machine is {}",
-                machine_name(machine),
-                std::env::consts::ARCH
-            )
-        }
-        Reason::Permission => "no permission to execute it".into(),
-        Reason::Directory => "it is a directory".into(),
-        Reason::NoExec => "it lies on a mount with the noexec flag".into(),
-        Reason::Format => "neither an ELF program nor a script that begins with #!".into(),
-        _ => reason(errno),
-    };
-    Error::new(format!("execve({command}): {why}")).with_status(CANNOT_RUN)
-}
-
-/// Names of `e_machine` (elf.h).
-fn machine_name(machine: u16) -> String {
-    let known = [
-        (3, "i386"),
-        (8, "mips"),
-        (20, "powerpc"),
-        (21, "powerpc64"),
-        (22, "s390x"),
-        (40, "arm"),
-        (62, "x86_64"),
-        (183, "aarch64"),
-        (243, "riscv"),
-        (258, "loongarch"),
-    ];
-    match known.iter().find(|(number, _)| *number == machine) {
-        Some((_, name)) => (*name).into(),
-        None => format!("ELF machine {machine}"),
-    }
-}
-
-fn step_hint(error: Error, step: &Step, errno: Errno, host: &Host) -> Error {
-    let config = |fstype: &[u8]| match fstype {
-        b"overlay" => "CONFIG_OVERLAY_FS",
-        b"devpts" => "CONFIG_UNIX98_PTYS",
-        b"mqueue" => "CONFIG_POSIX_MQUEUE",
-        b"sysfs" => "CONFIG_SYSFS",
-        b"proc" => "CONFIG_PROC_FS",
-        _ => "CONFIG_TMPFS",
-    };
-    match (step, errno) {
-        (Step::Mount(mount), Errno::NODEV) => {
-            error.hint(format!("this kernel lacks {}", config(mount.fstype.unwrap_or_default().to_bytes())))
-        }
-        (Step::Mount(mount), Errno::LOOP | Errno::NOTDIR) if matches!(mount.target, Target::Root(_)) => {
-            error.hint("the image has something other than an ordinary directory there")
-        }
-        (Step::Mount(mount), Errno::ROFS) if matches!(mount.target, Target::Inside(_)) => {
-            error.hint("the mount point is missing and cannot be made on a read-only volume")
-        }
-        (Step::Mount(mount), Errno::NOENT) if mount.flags & raw::MS_BIND != 0 => {
-            error.hint("/proc must be mounted on the host, and the source be there")
-        }
-        (Step::Mount(_), Errno::PERM | Errno::ACCESS) if !host.privileged => restricted(error),
-        (Step::Mount(_), Errno::NOSPC) => error.hint("too many mounts: fs.mount-max"),
-        (Step::Unshare(_), _) => namespace_error(error, errno, host),
-        (Step::PivotRoot, Errno::INVAL) => {
-            error.hint("the root is the initial ramfs, or shared: not supported yet by this version")
-        }
-        (Step::WriteFile { path, .. }, Errno::ACCESS) if path.to_bytes().ends_with(b"oom_score_adj") => {
-            error.hint("--oom-score-adj: lowering it needs CAP_SYS_RESOURCE")
-        }
-        (Step::Limit(_), Errno::PERM) => error.hint("--ulimit: raising a hard limit needs CAP_SYS_RESOURCE"),
-        (Step::Setuid | Step::Setgid, Errno::INVAL) if !host.privileged => {
-            error.hint("--user: this id is not mapped into the user namespace; /etc/subuid and newuidmap give more")
-        }
-        _ => error,
-    }
-}
-
-fn sysctl(path: &str) -> Option<i64> {
-    std::fs::read_to_string(format!("/proc/sys/{path}"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
-}
-
-/// Why a namespace cannot be made, as far as the machine's switches tell.
-fn namespace_error(error: Error, errno: Errno, host: &Host) -> Error {
-    if !host.privileged && sysctl("kernel/unprivileged_userns_clone") == Some(0) {
-        return error.hint(
-            "sysctl kernel.unprivileged_userns_clone=1 allows user namespaces, or run as root",
-        );
-    }
-    match errno {
-        Errno::NOSPC | Errno::USERS if sysctl("user/max_user_namespaces") == Some(0) => {
-            error.hint("sysctl user.max_user_namespaces is 0: raise it, or run as root")
-        }
-        Errno::NOSPC | Errno::USERS => {
-            error.hint("a limit in /proc/sys/user/max_*_namespaces is reached")
-        }
-        Errno::INVAL => error.hint("this kernel lacks one of these namespaces: CONFIG_*_NS"),
-        _ if !host.privileged => restricted(error),
-        _ => error,
-    }
-}
-
-/// Ubuntu lets anybody make a user namespace but has AppArmor refuse what is done in it.
-fn restricted(error: Error) -> Error {
-    if sysctl("kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
-        return error.hint("sysctl kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile for mini allows it, or run as root");
-    }
-    error.hint("not allowed in a user namespace here; run as root")
 }

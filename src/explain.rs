@@ -1,0 +1,150 @@
+//! A failure as the user reads it: the step, the reason, and where possible what to do about it.
+//!
+//! The hints are about what the errno does not say: which kernel option, which switch of the machine, which option
+//! of mini. user_namespaces(7), namespaces(7), execve(2), elf(5).
+
+use container::report::{Detail, Reason};
+use container::step::{Command, Step, Target};
+use rustix::io::Errno;
+
+use crate::error::{CANNOT_RUN, Error, NOT_FOUND, quote, reason};
+use crate::host::Host;
+
+/// Why `step` failed.
+pub fn step_error(step: &Step, errno: Errno, detail: &Detail, host: &Host) -> Error {
+    let (file, what) = match (step, detail.reason) {
+        (_, Reason::User) => ("passwd", "user"),
+        (_, Reason::Group) => ("group", "group"),
+        (Step::Execve(command), _) => return exec_error(command, errno, detail),
+        _ => {
+            return Error::new(format!("{step}: {}", reason(errno)))
+                .hint(step_hint(step, errno, host));
+        }
+    };
+    let name = quote(detail.name());
+    Error::new(format!(
+        "--user: no {what} {name} in the container's /etc/{file}"
+    ))
+}
+
+/// Why `command` was not executed.
+pub fn exec_error(command: &Command, errno: Errno, detail: &Detail) -> Error {
+    let (command, name) = (quote(command.name.to_bytes()), quote(detail.name()));
+    let (status, why) = match detail.reason {
+        Reason::NotFound => (NOT_FOUND, "not found in the container".to_owned()),
+        Reason::Interpreter => (CANNOT_RUN, format!("its interpreter {name} is not there")),
+        Reason::Loader => (
+            CANNOT_RUN,
+            format!("its dynamic loader {name} is not there"),
+        ),
+        Reason::Machine => {
+            let (built_for, this) = (machine_name(detail.name()), std::env::consts::ARCH);
+            (
+                CANNOT_RUN,
+                format!("it is built for {built_for}, this machine is {this}"),
+            )
+        }
+        Reason::Permission => (CANNOT_RUN, "no permission to execute it".to_owned()),
+        Reason::Directory => (CANNOT_RUN, "it is a directory".to_owned()),
+        Reason::NoExec => (
+            CANNOT_RUN,
+            "it lies on a mount with the noexec flag".to_owned(),
+        ),
+        Reason::Format => (
+            CANNOT_RUN,
+            "neither an ELF program nor a script with #!".to_owned(),
+        ),
+        _ => (CANNOT_RUN, reason(errno)),
+    };
+    Error::new(format!("execve({command}): {why}")).with_status(status)
+}
+
+/// The name of an `e_machine` (elf.h), given as five decimal digits.
+fn machine_name(digits: &[u8]) -> String {
+    let known = [
+        ("00003", "i386"),
+        ("00008", "mips"),
+        ("00020", "powerpc"),
+        ("00021", "powerpc64"),
+        ("00022", "s390x"),
+        ("00040", "arm"),
+        ("00062", "x86_64"),
+        ("00183", "aarch64"),
+        ("00243", "riscv"),
+        ("00258", "loongarch"),
+    ];
+    let known = known.iter().find(|(number, _)| number.as_bytes() == digits);
+    known.map_or_else(
+        || format!("ELF machine {}", quote(digits)),
+        |(_, name)| (*name).to_owned(),
+    )
+}
+
+fn step_hint(step: &Step, errno: Errno, host: &Host) -> &'static str {
+    match (step, errno) {
+        (Step::Mount(mount), Errno::NODEV) => match mount.fstype.unwrap_or_default().to_bytes() {
+            b"overlay" => "this kernel lacks CONFIG_OVERLAY_FS",
+            b"devpts" => "this kernel lacks CONFIG_UNIX98_PTYS",
+            b"mqueue" => "this kernel lacks CONFIG_POSIX_MQUEUE",
+            b"sysfs" => "this kernel lacks CONFIG_SYSFS",
+            b"proc" => "this kernel lacks CONFIG_PROC_FS",
+            _ => "this kernel lacks CONFIG_TMPFS",
+        },
+        (Step::Mount(mount), _) => match (mount.target, errno) {
+            (Target::Root(_), Errno::LOOP | Errno::NOTDIR) => {
+                "the image has no ordinary directory there"
+            }
+            (Target::Inside(_), Errno::ROFS) => {
+                "a mount point cannot be made on a read-only volume"
+            }
+            (_, Errno::NOENT) => "/proc must be mounted on the host, and the source be there",
+            (_, Errno::NOSPC) => "too many mounts: fs.mount-max",
+            (_, Errno::PERM | Errno::ACCESS) if !host.privileged => restricted(),
+            _ => "",
+        },
+        (Step::Unshare(_), _) => namespace_hint(errno, host),
+        (Step::PivotRoot, Errno::INVAL) => "is the root the initial ramfs? not supported yet",
+        (Step::WriteFile { .. }, Errno::ACCESS) => {
+            "--oom-score-adj: lowering it needs CAP_SYS_RESOURCE"
+        }
+        (Step::Limit(_), Errno::PERM) => "--ulimit: raising a hard limit needs CAP_SYS_RESOURCE",
+        (Step::Setuid | Step::Setgid | Step::Setgroups, Errno::INVAL) if !host.privileged => {
+            "--user: not mapped into the user namespace; /etc/subuid and newuidmap give more ids"
+        }
+        _ => "",
+    }
+}
+
+fn sysctl(path: &str) -> Option<i64> {
+    std::fs::read_to_string(format!("/proc/sys/{path}"))
+        .ok()?
+        .trim_ascii()
+        .parse()
+        .ok()
+}
+
+/// Why a namespace cannot be made, as far as the machine's switches tell.
+pub fn namespace_hint(errno: Errno, host: &Host) -> &'static str {
+    if !host.privileged && sysctl("kernel/unprivileged_userns_clone") == Some(0) {
+        return "sysctl kernel.unprivileged_userns_clone=1 allows it, or run as root";
+    }
+    match errno {
+        Errno::NOSPC | Errno::USERS if sysctl("user/max_user_namespaces") == Some(0) => {
+            "sysctl user.max_user_namespaces is 0: raise it, or run as root"
+        }
+        Errno::NOSPC | Errno::USERS => "a limit in /proc/sys/user/max_*_namespaces is reached",
+        Errno::INVAL => "this kernel lacks one of these namespaces: CONFIG_*_NS",
+        _ if !host.privileged => restricted(),
+        _ => "",
+    }
+}
+
+/// Ubuntu lets anybody make a user namespace but has AppArmor refuse what is done in it.
+fn restricted() -> &'static str {
+    match sysctl("kernel/apparmor_restrict_unprivileged_userns") {
+        Some(1) => {
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0 allows it, or run as root"
+        }
+        _ => "not allowed in a user namespace here; run as root",
+    }
+}
