@@ -673,12 +673,14 @@ impl Planner<'_> {
             .volumes
             .iter()
             .map(|volume| (&volume.target, Kind::Volume(volume)));
-        let tmpfs = spec
-            .tmpfs
-            .iter()
-            .map(|tmpfs| (&tmpfs.target, Kind::Tmpfs(tmpfs.flags, &tmpfs.data)));
-        let mut mounts: Vec<(&Vec<u8>, Kind)> = volumes.chain(tmpfs).collect();
-        mounts.sort_by_key(|(target, _)| target.iter().filter(|byte| **byte == b'/').count());
+        let tmpfs = spec.tmpfs.iter();
+        let tmpfs = tmpfs.map(|tmpfs| (&tmpfs.target, Kind::Tmpfs(tmpfs.flags, &tmpfs.data)));
+        let depth = |target: &[u8]| target.iter().filter(|byte| **byte == b'/').count();
+        let mut mounts: Vec<(&Vec<u8>, Kind)> = Vec::new();
+        for (target, kind) in volumes.chain(tmpfs) {
+            let place = mounts.partition_point(|(other, _)| depth(other) <= depth(target));
+            mounts.insert(place, (target, kind));
+        }
         for (target, kind) in mounts {
             let target = Target::Inside(leak(target));
             match kind {

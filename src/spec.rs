@@ -90,29 +90,26 @@ pub fn invalid(option: &str, value: &str, what: &str) -> Error {
 
 /// An amount of bytes: a number with an optional b, k, m, g or t (powers of 1024, in either case).
 pub fn size(option: &str, text: &str) -> Result<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => Some(1),
-        "k" | "kb" | "kib" => Some(1 << 10),
-        "m" | "mb" | "mib" => Some(1 << 20),
-        "g" | "gb" | "gib" => Some(1 << 30),
-        "t" | "tb" | "tib" => Some(1u64 << 40),
-        _ => None,
-    };
-    let number = digits
-        .parse::<u64>()
-        .ok()
-        .filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
-    match (number, unit) {
-        (Some(number), Some(unit)) => number
-            .checked_mul(unit)
-            .ok_or_else(|| invalid(option, text, "too large")),
-        _ => Err(invalid(
+    let mut digits = text;
+    let mut shift = 0;
+    if let Some((number, unit)) = text.split_at_checked(text.len().saturating_sub(1)) {
+        let unit = unit.as_bytes().first().unwrap_or(&0).to_ascii_lowercase();
+        if let Some(index) = b"bkmgt".iter().position(|known| *known == unit) {
+            (digits, shift) = (number, 10 * index);
+        }
+    }
+    let number = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = number.and_then(|digits| digits.parse::<u64>().ok());
+    let size = number
+        .filter(|number| *number <= u64::MAX >> shift)
+        .map(|number| number << shift);
+    size.ok_or_else(|| {
+        invalid(
             option,
             text,
             "not a size (a number with an optional k, m, g or t)",
-        )),
-    }
+        )
+    })
 }
 
 /// A path in the container: absolute, without `..`, and not one that mini itself mounts.

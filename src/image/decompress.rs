@@ -6,8 +6,10 @@
 //! Left out: zero bytes or other padding after the last gzip member are an error. Other compressions are recognised
 //! to be named in the error.
 
-use std::io::{Cursor, ErrorKind, Read};
+use std::io::{ErrorKind, Read};
 
+#[cfg(feature = "gzip")]
+use super::gzip::Gunzip;
 use crate::error::{Error, Result, quote};
 
 /// First bytes of what is not read (file(1)).
@@ -19,8 +21,46 @@ const UNKNOWN: [(&[u8], &str); 5] = [
     (b"LZIP", "lzip"),
 ];
 
+/// An archive's plain bytes. (As a `Box<dyn Read>` this would be 3 KB larger: the table of a trait object has all
+/// the methods that nobody calls.)
+pub enum Plain<S> {
+    Stored(Begun<S>),
+    #[cfg(feature = "gzip")]
+    Gzip(Gunzip<std::io::BufReader<Begun<S>>>),
+}
+
+impl<S: Read> Read for Plain<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Plain::Stored(source) => source.read(buffer),
+            #[cfg(feature = "gzip")]
+            Plain::Gzip(source) => source.read(buffer),
+        }
+    }
+}
+
+/// A source of which the first bytes have been read already; they come again.
+pub struct Begun<S> {
+    magic: [u8; 6],
+    next: usize,
+    length: usize,
+    source: S,
+}
+
+impl<S: Read> Read for Begun<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut rest = &self.magic[self.next..self.length];
+        if rest.is_empty() {
+            return self.source.read(buffer);
+        }
+        let count = rest.read(buffer)?;
+        self.next += count;
+        Ok(count)
+    }
+}
+
 /// The plain bytes of `source`, which errors call `name`.
-pub fn open<'a>(mut source: impl Read + 'a, name: &[u8]) -> Result<Box<dyn Read + 'a>> {
+pub fn open<S: Read>(mut source: S, name: &[u8]) -> Result<Plain<S>> {
     let mut magic = [0; 6];
     let mut length = 0;
     while length < magic.len() {
@@ -31,33 +71,31 @@ pub fn open<'a>(mut source: impl Read + 'a, name: &[u8]) -> Result<Box<dyn Read 
             Err(error) => return Err(Error::io("read", name, &error)),
         }
     }
-    let magic = &magic[..length];
-    let unknown = UNKNOWN.iter().find(|(first, _)| magic.starts_with(first));
-    if let Some((_, format)) = unknown {
-        return Err(unsupported(name, format));
+    let first = &magic[..length];
+    let gzip = first.starts_with(b"\x1f\x8b");
+    let unknown = UNKNOWN
+        .iter()
+        .find(|(known, _)| first.starts_with(known))
+        .map(|(_, format)| *format);
+    let unknown = unknown.or((gzip && cfg!(not(feature = "gzip"))).then_some("gzip"));
+    if let Some(format) = unknown {
+        let name = quote(name);
+        let text = format!(
+            "unpack({name}): it is compressed with {format}, which this build of mini cannot read"
+        );
+        return Err(Error::new(text));
     }
-    let whole = Cursor::new(magic.to_vec()).chain(source);
-    if magic.starts_with(b"\x1f\x8b") {
-        return gunzip(whole, name);
+    let begun = Begun {
+        magic,
+        next: 0,
+        length,
+        source,
+    };
+    #[cfg(feature = "gzip")]
+    if gzip {
+        // 64 KiB is what a pipe holds; more brings nothing, inflating is 20 times slower than reading.
+        let source = std::io::BufReader::with_capacity(64 * 1024, begun);
+        return Ok(Plain::Gzip(Gunzip::new(source)));
     }
-    Ok(Box::new(whole))
-}
-
-#[cfg(feature = "gzip")]
-fn gunzip<'a>(source: impl Read + 'a, _name: &[u8]) -> Result<Box<dyn Read + 'a>> {
-    // 64 KiB is what a pipe holds; more brings nothing, inflating is 20 times slower than reading.
-    let source = std::io::BufReader::with_capacity(64 * 1024, source);
-    Ok(Box::new(super::gzip::Gunzip::new(source)))
-}
-
-#[cfg(not(feature = "gzip"))]
-fn gunzip<'a>(_source: impl Read + 'a, name: &[u8]) -> Result<Box<dyn Read + 'a>> {
-    Err(unsupported(name, "gzip"))
-}
-
-fn unsupported(name: &[u8], format: &str) -> Error {
-    Error::new(format!(
-        "unpack({}): it is compressed with {format}, which this build of mini cannot read",
-        quote(name)
-    ))
+    Ok(Plain::Stored(begun))
 }

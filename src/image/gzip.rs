@@ -40,7 +40,7 @@ impl<R: BufRead> Gunzip<R> {
         self.source
             .read_exact(&mut bytes)
             .map_err(|error| match error.kind() {
-                ErrorKind::UnexpectedEof => Error::new(error.kind(), "the gzip file is cut short"),
+                ErrorKind::UnexpectedEof => bad("it is cut short"),
                 _ => error,
             })?;
         Ok(bytes)
