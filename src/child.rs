@@ -110,13 +110,9 @@ pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
                     Err(errno) => Err(errno),
                 }
             }
-            Step::OpenTerminal {
-                ptmx,
-                terminal,
-                rows,
-                columns,
-            } => open_terminal(context, ptmx, terminal, (*rows, *columns))
-                .map(|master| attached = Some(master)),
+            Step::OpenTerminal(ptmx, terminal, size) => {
+                open_terminal(context, ptmx, terminal, *size).map(|master| attached = Some(master))
+            }
             step => perform(step, context),
         };
         let failed = result.is_err();
@@ -176,15 +172,13 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
         Step::CloseOnExec => close_on_exec(),
         Step::Unshare(flags) => sys::unshare(*flags),
         Step::Mount(mount) => rootfs::mount(root, mount),
-        Step::MountAttributes {
-            target,
-            attributes,
-            recursive,
-        } => rootfs::set_attributes(root, *target, *attributes, *recursive),
-        Step::Mkdir { path, mode } => mkdir(*path, Mode::from_raw_mode(*mode)),
-        Step::Symlink { to, path } => symlink(*to, *path),
-        Step::Mknod { path, major, minor } => mknod(path, *major, *minor),
-        Step::WriteFile { path, text } => {
+        Step::MountAttributes(target, attributes) => {
+            rootfs::set_attributes(root, *target, *attributes)
+        }
+        Step::Mkdir(path, mode) => mkdir(*path, Mode::from_raw_mode(*mode)),
+        Step::Symlink(to, path) => symlink(*to, *path),
+        Step::Mknod(path, major, minor) => mknod(path, *major, *minor),
+        Step::WriteFile(path, text) => {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
             let file = openat(rustix::fs::CWD, *path, flags, Mode::from_raw_mode(0o644))?;
             match write(&file, text)? {
@@ -260,7 +254,7 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             sys::set_signal_mask(*mask);
             Ok(())
         }
-        Step::LookupUser { user, group } => {
+        Step::LookupUser(user, group) => {
             let root = root.ok_or(Errno::BADF)?;
             context.user = User::lookup(root, user, *group, &mut context.detail)?;
             Ok(())
@@ -272,7 +266,7 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             Err(errno)
         }
         // The loop above deals with these.
-        Step::Fork | Step::OpenTerminal { .. } => Err(Errno::NOSYS),
+        Step::Fork | Step::OpenTerminal(..) => Err(Errno::NOSYS),
     }
 }
 

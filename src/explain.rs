@@ -104,7 +104,7 @@ fn step_hint(step: &Step, errno: Errno, host: &Host) -> &'static str {
         },
         (Step::Unshare(_), _) => namespace_hint(errno, host),
         (Step::PivotRoot, Errno::INVAL) => "is the root the initial ramfs? not supported yet",
-        (Step::WriteFile { .. }, Errno::ACCESS) => {
+        (Step::WriteFile(..), Errno::ACCESS) => {
             "--oom-score-adj: lowering it needs CAP_SYS_RESOURCE"
         }
         (Step::Limit(_), Errno::PERM) => "--ulimit: raising a hard limit needs CAP_SYS_RESOURCE",

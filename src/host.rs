@@ -107,7 +107,7 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         overlay: (has("overlay") || module("overlay")) && (privileged || version >= (5, 11)),
         mqueue: has("mqueue"),
         // A null target gives EFAULT or EINVAL where the call exists.
-        mount_setattr: sys::mount_setattr(c"", 0, false) != Err(Errno::NOSYS),
+        mount_setattr: sys::mount_setattr(c"", 0) != Err(Errno::NOSYS),
         version,
         run,
         store,

@@ -182,39 +182,35 @@ fn path(path: impl AsRef<Path>) -> &'static CStr {
     leak(path.as_ref().as_os_str().as_bytes())
 }
 
-/// A new file system, whose type also stands for its source; no data is a null pointer.
-fn fresh(fstype: &'static CStr, target: Target, flags: u32, data: &str) -> Step {
-    let data = (!data.is_empty()).then(|| leak(data));
-    let (source, fstype) = (Some(fstype), Some(fstype));
-    Step::Mount(Mount {
+fn mount(source: Option<&'static CStr>, target: Target, flags: u32) -> Mount {
+    let (fstype, data) = (None, None);
+    Mount {
         source,
         target,
         fstype,
         flags,
         data,
+    }
+}
+
+/// A new file system, whose type also stands for its source; no data is a null pointer.
+fn fresh(fstype: &'static CStr, target: Target, flags: u32, data: &str) -> Step {
+    let data = (!data.is_empty()).then(|| leak(data));
+    let fstype = Some(fstype);
+    Step::Mount(Mount {
+        fstype,
+        data,
+        ..mount(fstype, target, flags)
     })
 }
 
 fn bind(source: &'static CStr, target: Target, flags: u32) -> Step {
-    let (source, flags) = (Some(source), raw::MS_BIND | flags);
-    Step::Mount(Mount {
-        source,
-        target,
-        fstype: None,
-        flags,
-        data: None,
-    })
+    Step::Mount(mount(Some(source), target, raw::MS_BIND | flags))
 }
 
 /// Other flags or another propagation type for what is mounted there.
 fn change(target: Target, flags: u32) -> Step {
-    Step::Mount(Mount {
-        source: None,
-        target,
-        fstype: None,
-        flags,
-        data: None,
-    })
+    Step::Mount(mount(None, target, flags))
 }
 
 /// Plans the container.
@@ -305,7 +301,7 @@ impl Planner<'_> {
     }
 
     fn mkdir(&mut self, path: &'static CStr, mode: u32) {
-        self.task(Step::Mkdir { path, mode });
+        self.task(Step::Mkdir(path, mode));
     }
 
     fn shares(&self, flag: u32) -> bool {
@@ -494,7 +490,7 @@ impl Planner<'_> {
         let hostname = format!("{name}\n").into_bytes();
         for (file, text) in FILES.into_iter().zip([hosts, hostname, resolv_conf]) {
             let (path, text) = (self.at(file), leak_bytes(&text));
-            self.task(Step::WriteFile { path, text });
+            self.task(Step::WriteFile(path, text));
         }
     }
 
@@ -516,19 +512,15 @@ impl Planner<'_> {
         for (name, major, minor) in NODES {
             let path = self.at(&format!("dev/{name}"));
             if self.host.privileged {
-                self.task(Step::Mknod { path, major, minor });
+                self.task(Step::Mknod(path, major, minor));
             } else {
-                self.task(Step::Mknod {
-                    path,
-                    major: 0,
-                    minor: 0,
-                });
+                self.task(Step::Mknod(path, 0, 0));
                 self.task(bind(leak(format!("/dev/{name}")), Target::Path(path), 0));
             }
         }
         for (name, to) in LINKS {
             let path = self.at(&format!("dev/{name}"));
-            self.task(Step::Symlink { to, path });
+            self.task(Step::Symlink(to, path));
         }
         for name in ["dev/pts", "dev/shm", "dev/mqueue"] {
             self.mkdir(self.at(name), 0o755);
@@ -557,7 +549,7 @@ impl Planner<'_> {
             let (monotonic, boottime) = self.host.clocks;
             let text = format!("monotonic -{monotonic} 0\nboottime -{boottime} 0\n");
             let (path, text) = (c"/proc/self/timens_offsets", leak_bytes(text.as_bytes()));
-            self.step(Step::WriteFile { path, text });
+            self.step(Step::WriteFile(path, text));
         }
         self.step(change(Target::Path(c"/"), raw::MS_REC | raw::MS_PRIVATE));
     }
@@ -594,20 +586,10 @@ impl Planner<'_> {
             }
         }
         if self.terminal {
-            let (rows, columns) = self.host.window;
             let (ptmx, terminal) = (self.at("dev/pts/ptmx"), self.at("dev/pts/0"));
             let console = self.at("dev/console");
-            self.step(Step::OpenTerminal {
-                ptmx,
-                terminal,
-                rows,
-                columns,
-            });
-            self.step(Step::Mknod {
-                path: console,
-                major: 0,
-                minor: 0,
-            });
+            self.step(Step::OpenTerminal(ptmx, terminal, self.host.window));
+            self.step(Step::Mknod(console, 0, 0));
             self.step(bind(terminal, Target::Path(console), 0));
         }
     }
@@ -651,12 +633,7 @@ impl Planner<'_> {
     /// `MOUNT_ATTR_` are the same for RDONLY, NOSUID and NODEV.
     fn restrict(&mut self, target: Target, flags: u32) {
         self.step(if self.host.mount_setattr {
-            let attributes = u64::from(flags);
-            Step::MountAttributes {
-                target,
-                attributes,
-                recursive: true,
-            }
+            Step::MountAttributes(target, u64::from(flags))
         } else {
             change(target, raw::MS_REMOUNT | raw::MS_BIND | flags)
         });
@@ -724,16 +701,13 @@ impl Planner<'_> {
         }
         let user = leak_bytes(&self.spec.user);
         let group = self.spec.group.as_deref().map(leak_bytes);
-        self.step(Step::LookupUser { user, group });
+        self.step(Step::LookupUser(user, group));
         if self.terminal {
             self.step(Step::OwnTerminal);
         }
         if let Some(adjustment) = self.spec.oom_score_adj {
             let text = leak_bytes(format!("{adjustment}\n").as_bytes());
-            self.step(Step::WriteFile {
-                path: c"/proc/self/oom_score_adj",
-                text,
-            });
+            self.step(Step::WriteFile(c"/proc/self/oom_score_adj", text));
         }
     }
 

@@ -47,27 +47,15 @@ pub fn mount(root: Option<BorrowedFd<'_>>, mount: &Mount) -> Result<()> {
     call(DescriptorPath::new(&descriptor).as_cstr())
 }
 
-/// Sets attributes on what is mounted at `target`.
-pub fn set_attributes(
-    root: Option<BorrowedFd<'_>>,
-    target: Target,
-    attributes: u64,
-    recursive: bool,
-) -> Result<()> {
+/// Adds attributes to what is mounted at `target` and all that is mounted below.
+pub fn set_attributes(root: Option<BorrowedFd<'_>>, target: Target, attributes: u64) -> Result<()> {
     let path = match target {
-        Target::Path(path) => return sys::mount_setattr(path, attributes, recursive),
+        Target::Path(path) => return sys::mount_setattr(path, attributes),
         Target::Root(path) | Target::Inside(path) => path,
     };
-    let mounted = resolve::open(
-        root.ok_or(Errno::BADF)?,
-        path.to_bytes(),
-        OFlags::PATH | OFlags::CLOEXEC,
-    )?;
-    sys::mount_setattr(
-        DescriptorPath::new(&mounted).as_cstr(),
-        attributes,
-        recursive,
-    )
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let mounted = resolve::open(root.ok_or(Errno::BADF)?, path.to_bytes(), flags)?;
+    sys::mount_setattr(DescriptorPath::new(&mounted).as_cstr(), attributes)
 }
 
 fn is_directory(path: &CStr) -> Result<bool> {

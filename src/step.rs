@@ -65,30 +65,17 @@ pub enum Step {
     CloseOnExec,
     Unshare(u32),
     Mount(Mount),
-    MountAttributes {
-        target: Target,
-        attributes: u64,
-        recursive: bool,
-    },
-    Mkdir {
-        path: Text,
-        mode: u32,
-    },
-    Symlink {
-        to: Text,
-        path: Text,
-    },
-    /// A character device for everybody, or (with major 0) an empty file to mount something on.
-    Mknod {
-        path: Text,
-        major: u32,
-        minor: u32,
-    },
+    /// Adds `MOUNT_ATTR_*` to a mount and all below it.
+    MountAttributes(Target, u64),
+    /// Path and mode.
+    Mkdir(Text, u32),
+    /// What it points to, and its path.
+    Symlink(Text, Text),
+    /// A character device for everybody: path, major and minor number; with major 0 an empty file to mount
+    /// something on.
+    Mknod(Text, u32, u32),
     /// Writes a file whole; makes it if it is missing.
-    WriteFile {
-        path: Text,
-        text: &'static [u8],
-    },
+    WriteFile(Text, &'static [u8]),
     /// Waits until the supervisor has done its part; end of file means that it is gone.
     AwaitGo,
     /// Gets this signal when the supervisor dies, from here on.
@@ -103,13 +90,9 @@ pub enum Step {
     /// The command leads the terminal's foreground process group (`mini init` on a terminal).
     Foreground,
     /// A pty from the container's own devpts; its master goes to the supervisor.
-    OpenTerminal {
-        ptmx: Text,
-        /// What the first one of a new devpts is called.
-        terminal: Text,
-        rows: u16,
-        columns: u16,
-    },
+    /// The paths are those of /dev/ptmx and of what the first one of a new devpts is called; then its size in
+    /// rows and columns.
+    OpenTerminal(Text, Text, (u16, u16)),
     /// Opens the directory that becomes the container's root, as the base of everything resolved inside.
     OpenRoot(Text),
     /// A directory in the container, with its parents.
@@ -120,10 +103,7 @@ pub enum Step {
     Sethostname(Text),
     LoopbackUp,
     /// Finds uid, gid, supplementary groups and home directory in the container's own files.
-    LookupUser {
-        user: &'static [u8],
-        group: Option<&'static [u8]>,
-    },
+    LookupUser(&'static [u8], Option<&'static [u8]>),
     /// Gives the terminal to the user that was found.
     OwnTerminal,
     /// From here on two processes: this one becomes the reaper, the steps that follow are the command's.
@@ -149,38 +129,19 @@ impl Display for Step {
         match self {
             Step::CloseOnExec => write!(f, "close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)"),
             Step::Unshare(flags) => write!(f, "unshare({})", Flags(u64::from(*flags), CLONE_FLAGS)),
-            Step::Mount(mount) => write!(
-                f,
-                "mount({}, {}, {}, {}, {})",
-                Nullable(mount.source),
-                mount.target,
-                Nullable(mount.fstype),
-                Flags(u64::from(mount.flags), MOUNT_FLAGS),
-                Nullable(mount.data)
-            ),
-            Step::MountAttributes {
-                target,
-                attributes,
-                recursive,
-            } => write!(
-                f,
-                "mount_setattr({target}, {}, {{set={}}})",
-                if *recursive { "AT_RECURSIVE" } else { "0" },
-                Flags(*attributes, ATTRIBUTE_FLAGS)
-            ),
-            Step::Mkdir { path, mode } => write!(f, "mkdir({}, {mode:04o})", Quoted(path)),
-            Step::Symlink { to, path } => write!(f, "symlink({}, {})", Quoted(to), Quoted(path)),
-            Step::Mknod { path, major: 0, .. } => {
-                write!(f, "mknod({}, S_IFREG|0666)", Quoted(path))
+            Step::Mount(mount) => mount.fmt(f),
+            Step::MountAttributes(target, attributes) => {
+                let flags = Flags(*attributes, ATTRIBUTE_FLAGS);
+                write!(f, "mount_setattr({target}, AT_RECURSIVE, {{set={flags}}})")
             }
-            Step::Mknod { path, major, minor } => {
-                write!(
-                    f,
-                    "mknod({}, S_IFCHR|0666, makedev({major}, {minor}))",
-                    Quoted(path)
-                )
+            Step::Mkdir(path, mode) => write!(f, "mkdir({}, {mode:04o})", Quoted(path)),
+            Step::Symlink(to, path) => write!(f, "symlink({}, {})", Quoted(to), Quoted(path)),
+            Step::Mknod(path, 0, _) => write!(f, "mknod({}, S_IFREG|0666)", Quoted(path)),
+            Step::Mknod(path, major, minor) => {
+                let path = Quoted(path);
+                write!(f, "mknod({path}, S_IFCHR|0666, makedev({major}, {minor}))")
             }
-            Step::WriteFile { path, text } => match text.strip_suffix(b"\n").unwrap_or(text) {
+            Step::WriteFile(path, text) => match text.strip_suffix(b"\n").unwrap_or(text) {
                 line if line.len() <= 40 && !line.contains(&b'\n') => {
                     write!(f, "write({}, \"{}\")", Quoted(path), line.escape_ascii())
                 }
@@ -196,12 +157,7 @@ impl Display for Step {
             Step::Subreaper => f.write_str("prctl(PR_SET_CHILD_SUBREAPER, 1)"),
             Step::Setsid => f.write_str("setsid()"),
             Step::Foreground => f.write_str("setpgid(0, 0), tcsetpgrp(0, getpid())"),
-            Step::OpenTerminal {
-                ptmx,
-                terminal,
-                rows,
-                columns,
-            } => {
+            Step::OpenTerminal(ptmx, terminal, (rows, columns)) => {
                 let (ptmx, terminal) = (Quoted(ptmx), Quoted(terminal));
                 write!(
                     f,
@@ -215,7 +171,7 @@ impl Display for Step {
             Step::DetachOldRoot => f.write_str("umount2(\".\", MNT_DETACH)"),
             Step::Sethostname(name) => write!(f, "sethostname({})", Quoted(name)),
             Step::LoopbackUp => f.write_str("rtnetlink(RTM_NEWLINK, \"lo\", IFF_UP)"),
-            Step::LookupUser { user, group } => {
+            Step::LookupUser(user, group) => {
                 write!(
                     f,
                     "read(\"/etc/passwd\", \"/etc/group\") for {}",
@@ -249,6 +205,15 @@ impl Display for Step {
             }
             Step::Execve(command) => write!(f, "execve({}, …)", Quoted(command.name)),
         }
+    }
+}
+
+impl Display for Mount {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (source, fstype) = (Nullable(self.source), Nullable(self.fstype));
+        let flags = Flags(u64::from(self.flags), MOUNT_FLAGS);
+        let (target, data) = (self.target, Nullable(self.data));
+        write!(f, "mount({source}, {target}, {fstype}, {flags}, {data})")
     }
 }
 

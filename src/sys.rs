@@ -160,22 +160,18 @@ pub fn mount(
     unsafe { call(raw::__NR_mount, arguments) }.map(drop)
 }
 
-/// Sets mount attributes (`MOUNT_ATTR_*`), and nothing else, on a mount and with `recursive` on all below it:
-/// `mount_setattr(2)`, Linux 5.12.
-pub fn mount_setattr(target: &CStr, attributes: u64, recursive: bool) -> Result<()> {
-    let set = raw::mount_attr {
-        attr_set: attributes,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    let flags = if recursive { raw::AT_RECURSIVE } else { 0 };
+/// Sets mount attributes (`MOUNT_ATTR_*`), and nothing else, on a mount and on all below it: `mount_setattr(2)`,
+/// Linux 5.12.
+pub fn mount_setattr(target: &CStr, attributes: u64) -> Result<()> {
+    let set = [attributes, 0, 0, 0]; // struct mount_attr: set, clear, propagation, user namespace
+    let (target, flags) = (pointer(Some(target)), raw::AT_RECURSIVE as usize);
+    let size = size_of_val(&set);
     let arguments = [
         raw::AT_FDCWD as usize,
-        pointer(Some(target)),
-        flags as usize,
-        &raw const set as usize,
-        size_of_val(&set),
+        target,
+        flags,
+        set.as_ptr() as usize,
+        size,
     ];
     // SAFETY: `target` and `set` outlive the call, and the size is that of `set`.
     unsafe { call(raw::__NR_mount_setattr, arguments) }.map(drop)

@@ -406,6 +406,8 @@ fn call(text: &str, id: &str) -> Option<Call> {
         "prctl" if get(0).starts_with("PR_GET_") || get(0).starts_with("0x41555856") => {
             return None;
         }
+        // Any number but 0 turns it on.
+        "prctl" if get(0) == "PR_SET_CHILD_SUBREAPER" => vec![get(0)],
         "prctl" => vec![get(0), get(1)],
         "sethostname" | "chdir" => vec![get(0)],
         "umask" => vec![get(0)],

@@ -1,0 +1,513 @@
+//! As an ordinary user: with a single id, with subordinate ids through newuidmap, the directories that such a user has,
+//! what others may see of them, and what is said where the kernel does not allow it.
+
+mod support;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+
+use support::{Bench, Report, Run, eventually, guest, have, have_program, mini};
+
+/// The user that the tests run as; nobody needs to know it by name.
+const USER: u32 = 1000;
+
+/// Whether an ordinary user may make user namespaces on this machine.
+fn have_user() -> bool {
+    let run = Run::new("setpriv").args(&[
+        "--reuid",
+        "1000",
+        "--regid",
+        "1000",
+        "--clear-groups",
+        "unshare",
+        "-Urm",
+        "true",
+    ]);
+    have_program("setpriv")
+        && have(
+            "user",
+            run.output().status == 0,
+            "user namespaces are not for ordinary users here",
+        )
+}
+
+/// A bench whose directory belongs to the user, who keeps all in it.
+fn bench(name: &str) -> Option<Bench> {
+    let bench = Bench::new(name)?;
+    chown(bench.path(""), Some(USER), Some(USER)).unwrap();
+    have_user().then_some(bench)
+}
+
+/// A program as that user, without newuidmap in its PATH.
+fn as_user(bench: &Bench, program: &[&str]) -> Run {
+    let setpriv = [
+        "--reuid",
+        "1000",
+        "--regid",
+        "1000",
+        "--clear-groups",
+        "env",
+        "PATH=/nowhere",
+    ];
+    bench.program("setpriv").args(&setpriv).args(program)
+}
+
+fn rootless(bench: &Bench, args: &[&str]) -> Run {
+    as_user(bench, &[mini().to_str().unwrap()]).args(args)
+}
+
+#[test]
+fn with_a_single_id_the_user_is_root_inside() {
+    let Some(bench) = bench("single") else { return };
+    let text = rootless(&bench, &["run", bench.busybox(), "--", "id"])
+        .output()
+        .ok();
+    assert!(text.starts_with("uid=0(root) gid=0(root)"), "{text}");
+    let volume = format!("{}:/guest:ro", guest());
+    let report = Report(
+        rootless(
+            &bench,
+            &[
+                "run",
+                "-v",
+                &volume,
+                "--name",
+                "box",
+                bench.busybox(),
+                "--",
+                "/guest",
+            ],
+        )
+        .output()
+        .ok(),
+    );
+    assert_eq!(
+        (
+            report.get("pid"),
+            report.get("ppid"),
+            report.get("hostname")
+        ),
+        ("2", "1", "box")
+    );
+    for name in ["user", "pid", "net", "ipc", "uts", "mnt", "cgroup"] {
+        let host = fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        assert_ne!(report.get(&format!("ns {name}")), host.to_str().unwrap());
+    }
+    for (at, kind) in [
+        ("/", "overlay"),
+        ("/proc", "proc"),
+        ("/sys", "sysfs"),
+        ("/dev/pts", "devpts"),
+        ("/dev/mqueue", "mqueue"),
+    ] {
+        assert_eq!(report.mount(at).kind, kind, "{at}");
+    }
+    assert_eq!(
+        report.environment(),
+        [
+            "HOME=/root",
+            "HOSTNAME=box",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        ]
+    );
+    assert_eq!(report.all("fd").len(), 3);
+    assert_eq!(
+        (report.get("init-environ"), report.all("init-fd").len()),
+        ("", 0)
+    );
+    let script = "set -e; cat /proc/self/uid_map | tr -s ' '; echo x > /etc/passwd; rm -r /home; touch /new; echo y > /dev/null
+        head -c 2 /dev/urandom | wc -c; ping -c1 -W1 127.0.0.1 > /dev/null; stat -c %A /new; : > /dev/shm/x";
+    let text = rootless(&bench, &["run", bench.busybox(), "--", "sh", "-c", script])
+        .output()
+        .ok();
+    assert_eq!(text, " 0 1000 1\n2\n-rw-r--r--\n");
+}
+
+#[test]
+fn statuses_errors_and_options_are_the_same() {
+    let Some(bench) = bench("same") else { return };
+    let run = |options: &[&str], script: &str| {
+        let args = [
+            &["run"],
+            options,
+            &[bench.busybox(), "--", "sh", "-c", script],
+        ]
+        .concat();
+        rootless(&bench, &args).output()
+    };
+    run(&[], "exit 7").expect(7);
+    run(&[], "kill -9 $$").expect(137);
+    run(&["-t"], "[ -t 0 ] && exit 8").expect(8);
+    run(&["--no-init"], "exit 9").expect(9);
+    rootless(&bench, &["run", bench.busybox(), "--", "/nope"])
+        .output()
+        .fails(127, "execve(\"/nope\"): not found in the container");
+    for option in [
+        "--net=host",
+        "--pid=host",
+        "--ipc=host",
+        "--uts=host",
+        "--cgroupns=host",
+        "--time",
+        "--read-only",
+        "--upper=disk",
+        "--upper=tmpfs:1m",
+    ] {
+        let output = run(&[option], "exit 3");
+        assert_eq!(output.status, 3, "{option}: {}", output.stderr);
+    }
+    let dir = bench.dir("dir");
+    chown(&dir, Some(USER), Some(USER)).unwrap();
+    let (rw, ro) = (format!("{dir}:/v"), format!("{dir}:/v:ro"));
+    run(&["-v", &rw, "-w", "/v/sub"], "echo x > file").ok();
+    assert_eq!(
+        fs::metadata(bench.path("dir/sub/file")).unwrap().uid(),
+        USER
+    );
+    let output = run(&["-v", &ro], "echo x > /v/other").expect(1);
+    assert!(
+        output.stderr.contains("Read-only file system"),
+        "{output:?}"
+    );
+    // An id that is not mapped.
+    let line = run(&["-u", "user"], "true").one_line(125);
+    assert!(
+        line.contains("--user: this id is not mapped into the user namespace"),
+        "{line}"
+    );
+    // A directory of the user's own as image.
+    let image = bench.busybox_directory();
+    Run::new("chown")
+        .args(&["-R", "1000:1000", &image])
+        .output()
+        .ok();
+    let before = support::tree(image.as_ref());
+    let text = rootless(
+        &bench,
+        &[
+            "run",
+            &image,
+            "--",
+            "sh",
+            "-c",
+            "rm -r /home; echo x > /etc/passwd; id -u; ls -d /home",
+        ],
+    )
+    .output();
+    assert_eq!((text.status, text.stdout.as_str()), (1, "0\n"), "{text:?}");
+    assert_eq!(support::tree(image.as_ref()), before);
+}
+
+#[test]
+fn killing_the_supervisor_ends_it_as_well() {
+    let Some(bench) = bench("kill") else { return };
+    let run = rootless(
+        &bench,
+        &[
+            "run",
+            bench.busybox(),
+            "--",
+            "sh",
+            "-c",
+            "echo ready; sleep 1000",
+        ],
+    );
+    let mut running = run.start();
+    running.until("ready");
+    assert!(!bench.files().is_empty());
+    running.kill(9);
+    running.wait();
+    assert!(eventually(|| bench.processes().is_empty()));
+    rootless(&bench, &["run", bench.busybox(), "--", "true"])
+        .output()
+        .ok();
+    assert_eq!(bench.files(), Vec::<String>::new());
+}
+
+/// A script as root in a mount namespace where the user has a name and a range of subordinate ids.
+fn with_range(bench: &Bench, script: &str) -> Run {
+    let prepare = "cp /etc/passwd /etc/group .; grep -v :1000: /etc/passwd > passwd; echo minitest:x:1000:1000::/:/bin/sh >> passwd
+        echo minitest:200000:65536 > subuid; cp subuid subgid
+        for file in passwd subuid subgid; do [ -e /etc/$file ] || exit 77; mount --bind $file /etc/$file; done
+        run() { setpriv --reuid 1000 --regid 1000 --clear-groups $MINI run \"$@\"; }";
+    bench.private_shell(&format!("{prepare}\n{script}"))
+}
+
+#[test]
+fn with_newuidmap_there_is_a_range_of_ids() {
+    let Some(bench) = bench("range") else { return };
+    if !have_program("newuidmap")
+        || !have(
+            "user",
+            fs::exists("/etc/subuid").unwrap(),
+            "there is no /etc/subuid",
+        )
+    {
+        return;
+    }
+    let script = "run $BUSYBOX -- sh -c 'tr -s \" \" < /proc/self/uid_map; tr -s \" \" < /proc/self/gid_map; id -u
+            touch /f; chown 5:6 /f; stat -c \"%u %g\" /f /home/user; mount | grep -c gid=5'
+        run -u user $BUSYBOX -- id
+        run -t -u user $BUSYBOX -- sh -c 'tty; stat -c %U $(tty)' < /dev/null
+        run --upper disk $BUSYBOX -- sh -c 'chown 7 /etc/passwd; stat -c %u /etc/passwd; exit 5' || echo status $?";
+    let output = with_range(&bench, script).output().expect(0);
+    let expected = " 0 1000 1\n 1 200000 65536\n 0 1000 1\n 1 200000 65536\n0\n5 6\n1000 1000\n1\n\
+        uid=1000(user) gid=1000(user) groups=29(audio)\n/dev/pts/0\nuser\n7\nstatus 5\n";
+    assert_eq!(
+        output.stdout.replace('\r', ""),
+        expected,
+        "{}",
+        output.stderr
+    );
+    assert_eq!(bench.files(), Vec::<String>::new());
+}
+
+#[test]
+fn where_user_namespaces_are_switched_off_the_switch_is_named() {
+    let Some(bench) = bench("switch") else { return };
+    // In a user namespace of its own the limit can be set to 0; without capabilities mini needs another one.
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-all --inh-caps=-all \"$0\" run \"$1\" -- true";
+    let mini = mini();
+    let run = as_user(
+        &bench,
+        &[
+            "PATH=/usr/bin:/bin",
+            "unshare",
+            "-Ur",
+            "sh",
+            "-c",
+            script,
+            mini.to_str().unwrap(),
+            bench.busybox(),
+        ],
+    );
+    let line = run.output().one_line(125);
+    let expected = "unshare(CLONE_NEWUSER): No space left on device (sysctl user.max_user_namespaces is 0: raise it, or run as root)";
+    assert_eq!(line, expected);
+}
+
+#[test]
+fn nobody_else_can_look_into_a_running_container() {
+    let Some(bench) = bench("others") else { return };
+    let mut running = bench
+        .run(&[], &["sh", "-c", "echo ready; sleep 1000"])
+        .start();
+    running.until("ready");
+    for path in ["run", "store", "store/containers"] {
+        let status = fs::metadata(bench.path(path)).unwrap();
+        assert_eq!((status.uid(), status.mode() & 0o7777), (0, 0o700), "{path}");
+    }
+    let output = as_user(&bench, &["PATH=/bin:/usr/bin", "ls", &bench.text("run")]).output();
+    assert!(output.status != 0 && output.stdout.is_empty(), "{output:?}");
+    // Nor can a user's mini be made to work in root's directory.
+    let line = rootless(&bench, &["run", bench.busybox(), "--", "true"])
+        .output()
+        .one_line(125);
+    assert!(line.contains(&bench.text("run")), "{line}");
+    running.kill(15);
+    running.wait();
+}
+
+/// mini as the user without MINI_RUN and MINI_ROOT, and with these variables instead.
+fn plain(bench: &Bench, variables: &[&str], args: &[&str]) -> Run {
+    let unset = [
+        "-u",
+        "MINI_RUN",
+        "-u",
+        "MINI_ROOT",
+        "-u",
+        "XDG_RUNTIME_DIR",
+        "-u",
+        "XDG_DATA_HOME",
+        "-u",
+        "HOME",
+    ];
+    let mini = mini();
+    let program = [
+        &["env"],
+        &unset[..],
+        variables,
+        &[mini.to_str().unwrap()],
+        args,
+    ]
+    .concat();
+    let run =
+        bench
+            .program("setpriv")
+            .args(&["--reuid", "1000", "--regid", "1000", "--clear-groups"]);
+    run.args(&program)
+}
+
+#[test]
+fn the_directories_are_those_of_the_xdg_base_directory_specification() {
+    let Some(bench) = bench("xdg") else { return };
+    let own = |name: &str| {
+        let dir = bench.dir(name);
+        chown(&dir, Some(USER), Some(USER)).unwrap();
+        dir
+    };
+    let (runtime, data, home) = (own("runtime"), own("data"), own("home"));
+    let plan = |variables: &[&str]| {
+        let plan = plain(&bench, variables, &["run", "--dry-run", bench.busybox()])
+            .output()
+            .ok();
+        let paths = plan
+            .lines()
+            .filter(|line| line.contains("flock("))
+            .map(|line| line.split('"').nth(1).unwrap().to_owned());
+        paths
+            .map(|path| {
+                Path::new(&path)
+                    .parent()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect::<Vec<_>>()
+    };
+    let (runtime_dir, data_home, home_dir) = (
+        format!("XDG_RUNTIME_DIR={runtime}"),
+        format!("XDG_DATA_HOME={data}"),
+        format!("HOME={home}"),
+    );
+    assert_eq!(
+        plan(&[&runtime_dir, &data_home]),
+        [format!("{runtime}/mini"), format!("{data}/mini/containers")]
+    );
+    assert_eq!(
+        plan(&[&runtime_dir, &home_dir]),
+        [
+            format!("{runtime}/mini"),
+            format!("{home}/.local/share/mini/containers")
+        ]
+    );
+    assert_eq!(plan(&[&home_dir])[0], "/tmp/mini-1000");
+    let run = plain(
+        &bench,
+        &[&runtime_dir, &data_home],
+        &["run", bench.busybox(), "--", "true"],
+    );
+    run.output().ok();
+    for path in ["runtime/mini", "data/mini", "data/mini/containers"] {
+        let status = fs::metadata(bench.path(path)).unwrap();
+        assert_eq!(
+            (status.uid(), status.mode() & 0o777),
+            (USER, 0o700),
+            "{path}"
+        );
+    }
+    assert_eq!(fs::read_dir(bench.path("runtime/mini")).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(bench.path("data/mini/containers"))
+            .unwrap()
+            .count(),
+        0
+    );
+    // Relative ones are invalid.
+    let line = plain(&bench, &["XDG_RUNTIME_DIR=here"], &["run", bench.busybox()])
+        .output()
+        .one_line(125);
+    assert!(
+        line.starts_with("XDG_RUNTIME_DIR=\"here\": not usable"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_directory_in_tmp_that_somebody_else_made_is_refused() {
+    let Some(bench) = bench("squat") else { return };
+    let home = bench.dir("home");
+    chown(&home, Some(USER), Some(USER)).unwrap();
+    // Another /tmp, so that nothing happens to the machine's.
+    for (make, refused) in [
+        ("mkdir -m 700 /tmp/mini-1000", true),
+        ("mkdir -m 777 /tmp/mini-1000", true),
+        (
+            "mkdir -m 777 /tmp/mini-1000; chown 1000 /tmp/mini-1000",
+            true,
+        ),
+        (
+            "mkdir /tmp/other; chmod 700 /tmp/other; chown 1000 /tmp/other; ln -s other /tmp/mini-1000",
+            true,
+        ),
+        ("ln -s /tmp/nothing /tmp/mini-1000", true),
+        ("echo > /tmp/mini-1000", true),
+        (
+            "mkdir -m 700 /tmp/mini-1000; chown 1000 /tmp/mini-1000",
+            false,
+        ),
+        ("true", false),
+    ] {
+        let script = format!(
+            "cp $MINI mini; cp $BUSYBOX busybox.tar; mount -t tmpfs -o mode=1777 none /tmp; {make}
+             unset MINI_RUN MINI_ROOT XDG_RUNTIME_DIR XDG_DATA_HOME; export HOME={home}
+             setpriv --reuid 1000 --regid 1000 --clear-groups ./mini run busybox.tar -- echo ran"
+        );
+        let output = bench.private_shell(&script).output();
+        if refused {
+            let line = output.one_line(125);
+            assert!(line.contains("\"/tmp/mini-1000\""), "{make}: {line}");
+        } else {
+            assert_eq!(output.ok(), "ran\n", "{make}");
+        }
+    }
+}
+
+#[test]
+fn links_in_the_users_directories_lead_nowhere() {
+    let Some(bench) = bench("links") else { return };
+    // A dead container's directory that is a link to somebody's files: they must survive the sweep.
+    let victim = bench.dir("victim");
+    bench.file("victim/file", "precious");
+    for place in ["run", "store/containers"] {
+        fs::create_dir_all(bench.path(place)).unwrap();
+        fs::set_permissions(bench.path(place), fs::Permissions::from_mode(0o700)).unwrap();
+        symlink(&victim, bench.path(place).join("0123456789ab")).unwrap();
+    }
+    Run::new("chown")
+        .args(&[
+            "-R",
+            "-h",
+            "1000:1000",
+            &bench.text("run"),
+            &bench.text("store"),
+        ])
+        .output()
+        .ok();
+    rootless(&bench, &["run", bench.busybox(), "--", "true"])
+        .output()
+        .ok();
+    bench.run(&[], &["true"]).output();
+    assert_eq!(
+        fs::read_to_string(bench.path("victim/file")).unwrap(),
+        "precious"
+    );
+    for place in ["run", "store/containers"] {
+        fs::remove_file(bench.path(place).join("0123456789ab")).unwrap();
+    }
+}
+
+#[test]
+fn root_of_a_user_namespace_is_root_enough() {
+    let Some(bench) = bench("fakeroot") else {
+        return;
+    };
+    // As inside rootless podman: capabilities, but only over what belongs to the namespace.
+    let mini = mini();
+    let run = as_user(
+        &bench,
+        &[
+            "PATH=/usr/bin:/bin",
+            "unshare",
+            "-Urm",
+            mini.to_str().unwrap(),
+            "run",
+            bench.busybox(),
+            "--",
+            "id",
+            "-u",
+        ],
+    );
+    assert_eq!(run.output().ok(), "0\n");
+}
