@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use linux_raw_sys::general as raw;
-use rustix::fs::CWD;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 use rustix::termios::{isatty, tcgetwinsize};
@@ -26,7 +26,11 @@ pub struct Host {
     /// Of the container to be: 12 hexadecimal digits.
     pub id: String,
     /// Whether mini may mount and make namespaces as it is (CAP_SYS_ADMIN); else it needs a user namespace.
+    pub admin: bool,
+    /// Whether this is so in the initial user namespace, where device nodes can be made as well.
     pub privileged: bool,
+    /// Whether more ids than one are mapped already, and setgroups(2) is allowed.
+    pub ids: bool,
     pub uid: u32,
     pub gid: u32,
     /// The first and the number of ids that /etc/subuid and /etc/subgid give this user, and that newuidmap and
@@ -75,8 +79,10 @@ pub struct Subordinate {
 
 /// Probes what a plan for `spec` depends on. Fails on what the user named and is not there, before anything is made.
 pub fn probe(spec: &Spec) -> Result<Host> {
-    let privileged =
+    let admin =
         capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    let mapped = mapped_ids();
+    let privileged = admin && mapped == u32::MAX;
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let version = kernel_version();
     let filesystems = fs::read_to_string("/proc/filesystems").ok();
@@ -98,10 +104,12 @@ pub fn probe(spec: &Spec) -> Result<Host> {
     let terminals = [0, 1, 2].map(|number| isatty(sys::borrow(number)));
     Ok(Host {
         id: new_id(),
+        admin,
         privileged,
+        ids: admin && mapped > 1,
         uid,
         gid,
-        subordinate: if privileged { None } else { subordinate(uid) },
+        subordinate: if admin { None } else { subordinate(uid) },
         namespaces: namespaces(),
         // An unprivileged overlay needs Linux 5.11; a module is loaded by mounting.
         overlay: (has("overlay") || module("overlay")) && (privileged || version >= (5, 11)),
@@ -125,6 +133,20 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         shared_ipc: ["/dev/shm", "/dev/mqueue"].map(|path| Path::new(path).is_dir()),
         clocks: (seconds(raw::CLOCK_MONOTONIC), seconds(raw::CLOCK_BOOTTIME)),
     })
+}
+
+/// How many ids this user namespace maps; all of them in the initial one. 1 where setgroups(2) is denied.
+fn mapped_ids() -> u32 {
+    let Ok(map) = fs::read_to_string("/proc/self/uid_map") else {
+        return u32::MAX;
+    };
+    if fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny")) {
+        return 1;
+    }
+    let counts = map
+        .lines()
+        .filter_map(|line| line.split_ascii_whitespace().nth(2)?.parse().ok());
+    counts.fold(0, u32::saturating_add)
 }
 
 /// A file of the host's that only a container on its network gets to see.
@@ -180,7 +202,7 @@ fn namespaces() -> u32 {
         ("cgroup", raw::CLONE_NEWCGROUP),
         ("time", raw::CLONE_NEWTIME),
     ];
-    if rustix::fs::access("/proc/self/ns", rustix::fs::Access::EXISTS).is_err() {
+    if fs::metadata("/proc/self/ns").is_err() {
         return known.iter().fold(0, |set, (_, flag)| set | flag);
     }
     let there = |name: &str| fs::symlink_metadata(format!("/proc/self/ns/{name}")).is_ok();
@@ -267,19 +289,24 @@ fn store_directory(privileged: bool, run: &Path) -> Result<PathBuf> {
         .unwrap_or_else(|| run.to_owned()))
 }
 
-/// Whether the nearest directory above `path` that exists can be written to.
+/// Whether the nearest directory above `path` that exists can be written to. What is there but somebody else's counts:
+/// it is refused later, rather than evaded here.
 fn creatable(path: &Path) -> bool {
-    let nearest = path.ancestors().find(|path| path.is_dir());
-    nearest.is_some_and(|path| {
-        use rustix::fs::{Access, AtFlags, accessat};
-        accessat(
-            CWD,
-            path.as_os_str().as_bytes(),
-            Access::WRITE_OK | Access::EXEC_OK,
-            AtFlags::EACCESS,
-        )
-        .is_ok()
-    })
+    let nearest = path
+        .ancestors()
+        .find(|path| path.is_dir())
+        .unwrap_or(Path::new("/"));
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    match accessat(
+        CWD,
+        nearest.as_os_str().as_bytes(),
+        access,
+        AtFlags::EACCESS,
+    ) {
+        Ok(()) => true,
+        Err(Errno::ROFS) => false,
+        Err(_) => fs::symlink_metadata(path).is_ok(),
+    }
 }
 
 /// This user's subordinate ids, if both kinds are there and the two programs that map them as well.

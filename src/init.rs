@@ -39,6 +39,10 @@ pub const FORWARDED: SignalSet = !(bit(raw::SIGKILL)
     | bit(raw::SIGPIPE)
     | bit(raw::SIGSYS));
 
+/// Those that end mini as long as there is no container to pass them on to.
+pub const ENDING: SignalSet =
+    bit(raw::SIGHUP) | bit(raw::SIGINT) | bit(raw::SIGQUIT) | bit(raw::SIGTERM);
+
 /// What this process is to the command.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {

@@ -310,7 +310,7 @@ impl Planner<'_> {
 
     /// Whether a range of ids can be used inside, not just 0.
     fn has_ids(&self) -> bool {
-        self.host.privileged || self.host.subordinate.is_some()
+        self.host.ids || self.host.subordinate.is_some()
     }
 
     /// The namespaces to make. One that the kernel lacks is an error with the option that does without it, except
@@ -347,7 +347,7 @@ impl Planner<'_> {
             }
             flags |= raw::CLONE_NEWTIME;
         }
-        if !self.host.privileged && has & raw::CLONE_NEWUSER == 0 {
+        if !self.host.admin && has & raw::CLONE_NEWUSER == 0 {
             let error = Error::new("this kernel lacks CONFIG_USER_NS");
             return Err(error.hint("without it mini has to be run by root"));
         }
@@ -359,7 +359,7 @@ impl Planner<'_> {
         let host = self.host;
         self.task(Step::Umask(0));
         self.task(Step::CloseOnExec);
-        if !host.privileged {
+        if !host.admin {
             let subordinate = host.subordinate.clone();
             let (uid, gid) = (host.uid, host.gid);
             self.tasks.push(Task::EnterUserNamespace(IdMap {
@@ -586,11 +586,7 @@ impl Planner<'_> {
             }
         }
         if self.terminal {
-            let (ptmx, terminal) = (self.at("dev/pts/ptmx"), self.at("dev/pts/0"));
-            let console = self.at("dev/console");
-            self.step(Step::OpenTerminal(ptmx, terminal, self.host.window));
-            self.step(Step::Mknod(console, 0, 0));
-            self.step(bind(terminal, Target::Path(console), 0));
+            self.step(Step::Mknod(self.at("dev/console"), 0, 0));
         }
     }
 
@@ -703,7 +699,14 @@ impl Planner<'_> {
         let group = self.spec.group.as_deref().map(leak_bytes);
         self.step(Step::LookupUser(user, group));
         if self.terminal {
+            // Opened where the container has it, or ttyname(3) would not find it; /dev is ours, no image's.
+            self.step(Step::OpenTerminal(
+                c"/dev/pts/ptmx",
+                c"/dev/pts/0",
+                self.host.window,
+            ));
             self.step(Step::OwnTerminal);
+            self.step(bind(c"/dev/pts/0", Target::Path(c"/dev/console"), 0));
         }
         if let Some(adjustment) = self.spec.oom_score_adj {
             let text = leak_bytes(format!("{adjustment}\n").as_bytes());
@@ -848,7 +851,9 @@ mod tests {
     fn machine() -> Host {
         Host {
             id: "0123456789ab".into(),
+            admin: true,
             privileged: true,
+            ids: true,
             uid: 0,
             gid: 0,
             subordinate: None,
@@ -920,7 +925,9 @@ mod tests {
             "shared-rootless",
             line,
             &Host {
+                admin: false,
                 privileged: false,
+                ids: false,
                 uid: 1000,
                 gid: 100,
                 ..machine()
@@ -931,7 +938,9 @@ mod tests {
     #[test]
     fn without_root() {
         let alone = Host {
+            admin: false,
             privileged: false,
+            ids: false,
             uid: 1000,
             gid: 100,
             ..machine()
@@ -994,7 +1003,7 @@ mod tests {
                 "run x",
                 Host {
                     namespaces: !raw::CLONE_NEWUSER,
-                    privileged: false,
+                    admin: false,
                     ..host
                 },
                 "CONFIG_USER_NS",

@@ -25,6 +25,8 @@ use crate::plan::{leak, prepare};
 
 /// Runs `command` and returns the status to exit with.
 pub fn run(command: &[Vec<u8>]) -> Result<u8> {
+    // Ignored by the caller, it would not be sent, and children would not be waited for (wait(2)).
+    sys::default_signal(linux_raw_sys::general::SIGCHLD);
     sys::set_signal_mask(init::FORWARDED);
     if getpid() != Pid::INIT {
         set_child_subreaper(Some(getpid()))

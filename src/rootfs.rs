@@ -35,8 +35,14 @@ pub fn mount(root: Option<BorrowedFd<'_>>, mount: &Mount) -> Result<()> {
         Target::Root(path) => plain_directory(root.ok_or(Errno::BADF)?, path)?,
         Target::Inside(path) => {
             let root = root.ok_or(Errno::BADF)?;
-            let bind = mount.flags & raw::MS_BIND != 0 && mount.flags & raw::MS_REMOUNT == 0;
+            let (bind, remount) = (
+                mount.flags & raw::MS_BIND != 0,
+                mount.flags & raw::MS_REMOUNT != 0,
+            );
             match mount.source {
+                _ if remount => {
+                    resolve::open(root, path.to_bytes(), OFlags::PATH | OFlags::CLOEXEC)?
+                }
                 Some(source) if bind && !is_directory(source)? => {
                     resolve::make_file(root, path.to_bytes(), FILE)?
                 }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use linux_raw_sys::general as raw;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
@@ -27,7 +27,7 @@ use container::sys::{self, Word};
 use container::user::User;
 
 use crate::cli::Mode as RunMode;
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Result, path as show, reason};
 use crate::explain::{namespace_hint, step_error};
 use crate::host::{Host, probe};
 use crate::image;
@@ -50,9 +50,10 @@ pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
         return Ok(0);
     }
     // From here on a signal waits until it is read: it must not end mini with the work half done.
+    sys::default_signal(raw::SIGCHLD);
     sys::set_signal_mask(init::FORWARDED);
-    let signals =
-        sys::signalfd(init::FORWARDED).map_err(|errno| Error::sys("signalfd", "", errno))?;
+    let signalfd = |set| sys::signalfd(set).map_err(|errno| Error::sys("signalfd", "", errno));
+    let (signals, interrupts) = (signalfd(init::FORWARDED)?, signalfd(init::ENDING)?);
     let (control, theirs) = (socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -78,6 +79,7 @@ pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
         plan: &plan,
         trace: mode == RunMode::Trace,
         signals,
+        interrupts,
         control: Some(control),
         context: Context {
             control: Some(theirs),
@@ -105,6 +107,8 @@ struct Supervisor<'a> {
     trace: bool,
     /// The descriptor that signals are read from.
     signals: OwnedFd,
+    /// The same for those that end mini while the container is not yet under way.
+    interrupts: OwnedFd,
     /// This side of the control socket, until the command has been executed.
     control: Option<OwnedFd>,
     context: Context,
@@ -119,14 +123,14 @@ impl Supervisor<'_> {
     /// Performs the supervisor's steps; at the end the container is under way.
     fn start(&mut self) -> Result<()> {
         for note in self.plan.notes.iter().filter(|_| self.trace) {
-            eprintln!("# {note}");
+            say(&format!("# {note}\n"));
         }
         if !self.plan.terminal {
             self.streams()
                 .map_err(|errno| Error::sys("pipe", "standard streams", errno))?;
         }
         for task in &self.plan.tasks {
-            if self.interrupted() {
+            if !wait_for(&self.interrupts, None) {
                 return Err(Error::new("interrupted before the container was started"));
             }
             let started = sys::clock(raw::CLOCK_MONOTONIC);
@@ -150,13 +154,8 @@ impl Supervisor<'_> {
             };
             // Neither floats nor u128: formatting those takes 6 KB of the binary.
             let (us, tenth) = (nanoseconds / 1000, nanoseconds / 100 % 10);
-            eprint!("{actor:<10} {step} <{us}.{tenth} us>{end}");
+            say(&format!("{actor:<10} {step} <{us}.{tenth} us>{end}"));
         }
-    }
-
-    /// Whether a signal that would end mini has come.
-    fn interrupted(&self) -> bool {
-        pending(&self.signals)
     }
 
     fn perform(&mut self, task: &Task) -> Result<()> {
@@ -247,20 +246,18 @@ impl Supervisor<'_> {
             limit: space.f_bavail.saturating_mul(space.f_frsize),
             limit_name: to.display().to_string(),
         };
-        let source = Interruptible {
-            source,
-            signals: &self.signals,
-        };
+        let interrupts = &self.interrupts;
+        let source = Interruptible { source, interrupts };
         let report = image::unpack::unpack(source, name, root.as_fd(), &options)?;
         if self.trace {
-            eprintln!(
-                "# {} members, {} bytes; not possible here: {} devices, {} owners, {} attributes",
+            say(&format!(
+                "# {} members, {} bytes; not possible here: {} devices, {} owners, {} attributes\n",
                 report.members,
                 report.bytes,
                 report.skipped_devices,
                 report.skipped_owners,
                 report.skipped_xattrs
-            );
+            ));
         }
         Ok(())
     }
@@ -307,6 +304,11 @@ impl Supervisor<'_> {
                 } else if idle && relay.ended() {
                     relay.type_end();
                 }
+            }
+            // Nobody reads the container's terminal any more: it is hung up, as when a terminal window is closed.
+            if self.terminal.is_some() && self.relays.iter().any(Relay::broken) {
+                self.relays.clear();
+                self.terminal = None;
             }
             if signal {
                 self.signal(&mut ended)?;
@@ -449,9 +451,17 @@ impl Supervisor<'_> {
             );
         }
         if let Some(kept) = self.plan.kept.as_ref().filter(|kept| kept.exists()) {
-            eprintln!("mini: the container's changes are in {}", kept.display());
+            say(&format!(
+                "mini: the container's changes are in {}\n",
+                show(kept)
+            ));
         }
     }
+}
+
+/// Writes to standard error. If that cannot be written to, nobody is there to be told.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// The status that stands for how a process ended.
@@ -464,25 +474,31 @@ fn exit_status(status: WaitStatus) -> u8 {
         .unwrap_or(crate::error::FAILED)
 }
 
-/// Whether the signal descriptor has something to read.
-fn pending(signals: &OwnedFd) -> bool {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
+/// Waits until `source` can be read, or just looks if there is none; false if a signal has come that ends mini.
+fn wait_for(interrupts: &OwnedFd, source: Option<BorrowedFd<'_>>) -> bool {
+    let interrupted = PollFd::new(interrupts, PollFlags::IN);
+    let Some(source) = source else {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        return poll(&mut [interrupted], Some(&now)) != Ok(1);
     };
-    poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&now)) == Ok(1)
+    let mut fds = [interrupted, PollFd::from_borrowed_fd(source, PollFlags::IN)];
+    let _ = poll(&mut fds, None);
+    fds[0].revents().is_empty()
 }
 
-/// A reader that fails once a signal has come, so that Ctrl-C ends the unpacking of a large image.
+/// A reader that fails once a signal has come, so that Ctrl-C ends the unpacking of a large or slow archive.
 struct Interruptible<'a> {
     source: File,
-    signals: &'a OwnedFd,
+    interrupts: &'a OwnedFd,
 }
 
 impl std::io::Read for Interruptible<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        // While nothing comes (standard input), a signal must be noticed too; but only poll what can block.
-        if pending(self.signals) {
+        let source = std::os::fd::AsRawFd::as_raw_fd(&self.source);
+        if !wait_for(self.interrupts, Some(sys::borrow(source))) {
             return Err(std::io::Error::other("interrupted by a signal"));
         }
         self.source.read(buffer)

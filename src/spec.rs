@@ -107,7 +107,7 @@ pub fn size(option: &str, text: &str) -> Result<u64> {
         invalid(
             option,
             text,
-            "not a size (a number with an optional k, m, g or t)",
+            "not a size (a number below 2^64, or with k, m, g or t)",
         )
     })
 }

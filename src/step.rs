@@ -149,7 +149,8 @@ impl Display for Step {
             },
             Step::AwaitGo => f.write_str("recv({control})"),
             Step::DieWithSupervisor(9) => f.write_str("prctl(PR_SET_PDEATHSIG, SIGKILL)"),
-            Step::DieWithSupervisor(signal) => write!(f, "prctl(PR_SET_PDEATHSIG, {signal})"),
+            // Not SIGKILL: the last real-time signal, as strace calls it.
+            Step::DieWithSupervisor(_) => f.write_str("prctl(PR_SET_PDEATHSIG, SIGRT_32)"),
             Step::CheckSupervisor => f.write_str("poll({control}, POLLHUP)"),
             Step::HideCaller => {
                 f.write_str("write(\"/proc/self/mem\", \"mini init\") over argv and environ")

@@ -274,20 +274,25 @@ pub fn signalfd(set: SignalSet) -> Result<OwnedFd> {
     }
 }
 
+/// Sets a signal to its default action.
+pub fn default_signal(signal: u32) {
+    // All zero is SIG_DFL without flags or mask, whatever the architecture's layout; 32 bytes is the largest.
+    let action = [0u64; 4];
+    let arguments = [
+        signal as usize,
+        action.as_ptr() as usize,
+        0,
+        SIGNAL_SET_SIZE,
+        0,
+    ];
+    // SAFETY: `action` is at least as large as the kernel's struct sigaction. SIGKILL and SIGSTOP give EINVAL.
+    let _ = unsafe { call(raw::__NR_rt_sigaction, arguments) };
+}
+
 /// Sets every signal to its default action (Rust's start-up ignores SIGPIPE; the caller may ignore others, and
 /// what is ignored stays so through `execve`).
 pub fn default_signals() {
-    // All zero is SIG_DFL without flags or mask, whatever the architecture's layout; 32 bytes is the largest.
-    let action = [0u64; 4];
-    for signal in 1..=64usize {
-        // SAFETY: `action` is at least as large as the kernel's struct sigaction. SIGKILL and SIGSTOP give EINVAL.
-        let _ = unsafe {
-            call(
-                raw::__NR_rt_sigaction,
-                [signal, action.as_ptr() as usize, 0, SIGNAL_SET_SIZE, 0],
-            )
-        };
-    }
+    (1..=64).for_each(default_signal);
 }
 
 /// Nanoseconds on a clock (`CLOCK_*`): `clock_gettime(2)`. As a system call, not through the vDSO, which mini would

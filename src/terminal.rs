@@ -116,6 +116,11 @@ impl Relay {
         self.typed && self.from.is_none() && self.to.is_some()
     }
 
+    /// Whether nobody takes the output any more.
+    pub fn broken(&self) -> bool {
+        self.to.is_none() && !self.typed
+    }
+
     /// Types the end-of-file character (termios(3), VEOF), which line editors in raw mode understand as well.
     pub fn type_end(&mut self) {
         if let (true, Some(Ok(mode))) = (self.start == self.end, self.to.as_ref().map(tcgetattr)) {

@@ -618,6 +618,24 @@ impl Bench {
         processes(self.dir.to_str().unwrap())
     }
 
+    /// The same without those whose names are given.
+    pub fn processes_but(&self, names: &[&str]) -> Vec<i32> {
+        let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let others = |pid: &i32| !names.iter().any(|known| name(*pid).starts_with(known));
+        self.processes().into_iter().filter(others).collect()
+    }
+
+    /// Nothing is left of any container, while other programs of the test still run.
+    #[track_caller]
+    pub fn assert_nothing_left_but(&self, names: &[&str]) {
+        assert!(
+            eventually(|| self.processes_but(names).is_empty()),
+            "{:?}",
+            self.processes_but(names)
+        );
+        assert_eq!(self.files(), Vec::<String>::new(), "files are left");
+    }
+
     /// Directories and files that containers have left, but not the directories that stay for the next one.
     pub fn files(&self) -> Vec<String> {
         let mut found = Vec::new();
