@@ -315,7 +315,7 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
 /// argh's message of several lines as one; behind an empty line it only names the help.
 fn usage(command: &str, output: &str) -> Error {
     let lines = output.lines().take_while(|line| !line.is_empty());
-    let text: Vec<&str> = lines.flat_map(str::split_ascii_whitespace).collect();
+    let text: Vec<&str> = lines.map(str::trim_ascii).collect();
     let help = match command {
         "run" => "run ",
         "init" => "init ",

@@ -52,7 +52,7 @@ pub fn exec_error(command: &Command, errno: Errno, detail: &Detail) -> Error {
         ),
         Reason::Format => (
             CANNOT_RUN,
-            "neither an ELF program nor a script with #!".to_owned(),
+            "neither an ELF program nor a script that begins with #!".to_owned(),
         ),
         _ => (CANNOT_RUN, reason(errno)),
     };

@@ -84,7 +84,9 @@ pub fn probe(spec: &Spec) -> Result<Host> {
     let mapped = mapped_ids();
     let privileged = admin && mapped == u32::MAX;
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    let version = kernel_version();
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let version = version(&release);
     let filesystems = fs::read_to_string("/proc/filesystems").ok();
     let has = |name: &str| {
         filesystems.as_ref().is_none_or(|text| {
@@ -112,7 +114,8 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         subordinate: if admin { None } else { subordinate(uid) },
         namespaces: namespaces(),
         // An unprivileged overlay needs Linux 5.11; a module is loaded by mounting.
-        overlay: (has("overlay") || module("overlay")) && (privileged || version >= (5, 11)),
+        overlay: (has("overlay") || module(&release, "overlay"))
+            && (privileged || version >= (5, 11)),
         mqueue: has("mqueue"),
         // A null target gives EFAULT or EINVAL where the call exists.
         mount_setattr: sys::mount_setattr(c"", 0) != Err(Errno::NOSYS),
@@ -124,10 +127,7 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         terminals,
         window: window(terminals),
         term: std::env::var_os("TERM").map(|term| term.as_bytes().to_vec()),
-        hostname: rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
+        hostname: uname.nodename().to_string_lossy().into_owned(),
         hosts: shared_file(spec, "/etc/hosts"),
         resolv_conf: shared_file(spec, "/etc/resolv.conf"),
         shared_ipc: ["/dev/shm", "/dev/mqueue"].map(|path| Path::new(path).is_dir()),
@@ -183,11 +183,11 @@ fn new_id() -> String {
     format!("{:012x}", (x ^ (x >> 31)) >> 16)
 }
 
-fn kernel_version() -> (u32, u32) {
-    let release = rustix::system::uname();
-    let mut numbers = (release.release().to_str().unwrap_or_default())
+/// The first two numbers of a kernel release such as 6.12.3-rc1.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
-        .map(|number| number.parse().unwrap_or(0));
+        .flat_map(str::parse);
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
@@ -213,9 +213,7 @@ fn namespaces() -> u32 {
 }
 
 /// Whether the running kernel has a file system as a module that mounting would load.
-fn module(name: &str) -> bool {
-    let release = rustix::system::uname();
-    let release = release.release().to_string_lossy();
+fn module(release: &str, name: &str) -> bool {
     Path::new(&format!("/lib/modules/{release}/kernel/fs/{name}fs")).is_dir()
 }
 
@@ -311,10 +309,12 @@ fn creatable(path: &Path) -> bool {
 
 /// This user's subordinate ids, if both kinds are there and the two programs that map them as well.
 fn subordinate(uid: u32) -> Option<Subordinate> {
-    let path = std::env::var_os("PATH")?;
+    // Not along PATH: these are set-uid programs of the system (the last place is NixOS's).
     let find = |name: &str| {
-        std::env::split_paths(&path)
-            .map(|dir| dir.join(name))
+        let places = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin"];
+        places
+            .iter()
+            .map(|place| Path::new(place).join(name))
             .find(|file| file.is_file())
     };
     let user = user_name(uid).unwrap_or_default();

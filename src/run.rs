@@ -476,16 +476,13 @@ fn exit_status(status: WaitStatus) -> u8 {
 
 /// Waits until `source` can be read, or just looks if there is none; false if a signal has come that ends mini.
 fn wait_for(interrupts: &OwnedFd, source: Option<BorrowedFd<'_>>) -> bool {
-    let interrupted = PollFd::new(interrupts, PollFlags::IN);
-    let Some(source) = source else {
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        return poll(&mut [interrupted], Some(&now)) != Ok(1);
-    };
-    let mut fds = [interrupted, PollFd::from_borrowed_fd(source, PollFlags::IN)];
-    let _ = poll(&mut fds, None);
+    let fds = [interrupts.as_fd(), source.unwrap_or(interrupts.as_fd())];
+    let mut fds = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    let timeout = source.is_none().then_some(&Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    });
+    let _ = poll(&mut fds, timeout);
     fds[0].revents().is_empty()
 }
 
@@ -499,7 +496,9 @@ impl std::io::Read for Interruptible<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let source = std::os::fd::AsRawFd::as_raw_fd(&self.source);
         if !wait_for(self.interrupts, Some(sys::borrow(source))) {
-            return Err(std::io::Error::other("interrupted by a signal"));
+            return Err(std::io::Error::from_raw_os_error(
+                Errno::CANCELED.raw_os_error(),
+            ));
         }
         self.source.read(buffer)
     }

@@ -107,7 +107,7 @@ pub fn size(option: &str, text: &str) -> Result<u64> {
         invalid(
             option,
             text,
-            "not a size (a number below 2^64, or with k, m, g or t)",
+            "not a size (a number with an optional k, m, g or t)",
         )
     })
 }
@@ -283,22 +283,21 @@ const SIGNALS: [&str; 31] = [
 pub fn signal(option: &str, text: &str) -> Result<i32> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    // The C libraries keep 32 and 33 (glibc also 34) for themselves; SIGRTMIN is 34 there and in musl 35, of
-    // which the first is what systemd's SIGRTMIN+3 means.
-    let real_time = |rest: &str, base: i32, sign: i32| match rest {
-        "" => Some(base),
-        rest => rest[1..]
-            .parse::<i32>()
+    // The C libraries keep 32 and 33 (glibc also 34) for themselves; 34 is the SIGRTMIN of systemd's SIGRTMIN+3.
+    let real_time = |base: i32, rest: &str| match rest.as_bytes() {
+        [] => Some(base),
+        [b'+' | b'-', ..] => rest
+            .parse()
             .ok()
-            .map(|n| base + sign * n)
-            .filter(|_| rest.starts_with(if sign > 0 { '+' } else { '-' })),
+            .and_then(|offset| base.checked_add(offset)),
+        _ => None,
     };
     let number = if let Some(index) = SIGNALS.iter().position(|known| *known == name) {
         Some(index as i32 + 1)
     } else if let Some(rest) = name.strip_prefix("RTMIN") {
-        real_time(rest, 34, 1)
+        real_time(34, rest).filter(|number| *number >= 34)
     } else if let Some(rest) = name.strip_prefix("RTMAX") {
-        real_time(rest, 64, -1)
+        real_time(64, rest).filter(|number| *number >= 34)
     } else {
         text.parse().ok()
     };

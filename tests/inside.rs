@@ -390,7 +390,7 @@ fn keep_keeps_the_changes_and_says_where() {
         .stderr
         .strip_prefix("mini: the container's changes are in ")
         .expect(&output.stderr);
-    let upper = std::path::Path::new(line.trim_end());
+    let upper = std::path::Path::new(line.trim_end().trim_matches('"'));
     assert!(upper.starts_with(bench.path("store/kept")), "{line}");
     assert_eq!(fs::read_to_string(upper.join("etc/new")).unwrap(), "kept\n");
     let whiteout = fs::symlink_metadata(upper.join("etc/profile")).unwrap();

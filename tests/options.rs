@@ -432,7 +432,7 @@ fn an_image_whose_proc_dev_or_sys_is_no_directory_is_refused() {
                 "{line}"
             );
             assert!(
-                line.ends_with(" (the image has something other than an ordinary directory there)"),
+                line.ends_with(" (the image has no ordinary directory there)"),
                 "{line}"
             );
             fs::remove_file(&place).unwrap();
@@ -443,7 +443,7 @@ fn an_image_whose_proc_dev_or_sys_is_no_directory_is_refused() {
             .output()
             .one_line(125);
         assert!(
-            line.ends_with(" (the image has something other than an ordinary directory there)"),
+            line.ends_with(" (the image has no ordinary directory there)"),
             "{line}"
         );
         assert_eq!(fs::read_dir(&canary).unwrap().count(), 0);

@@ -323,6 +323,35 @@ fn a_slow_archive_can_be_interrupted() {
     }
 }
 
+#[test]
+fn a_signal_that_would_be_ignored_does_not_end_the_unpacking() {
+    let Some(bench) = Bench::new("harmless") else {
+        return;
+    };
+    let archive = fs::read(bench.busybox()).unwrap();
+    // SIGCHLD, SIGCONT, SIGURG, SIGWINCH: the caller's window may change while a large image is unpacked.
+    for signal in [17, 18, 23, 28] {
+        let mut run = bench.mini(&["run", "-", "--", "echo", "ran"]).limit(10);
+        run.command.stdin(Stdio::piped());
+        let mut running = run.start();
+        let mut stdin = running.child.stdin.take().unwrap();
+        stdin.write_all(&archive[..50_000]).unwrap();
+        sleep(Duration::from_millis(50));
+        running.kill(signal);
+        sleep(Duration::from_millis(50));
+        // mini may be gone by now.
+        let _ = stdin.write_all(&archive[50_000..]);
+        drop(stdin);
+        let output = running.wait();
+        assert_eq!(
+            (output.status, output.stdout.as_str()),
+            (0, "ran\n"),
+            "signal {signal}: {}",
+            output.stderr
+        );
+    }
+}
+
 /// The processor time of a process in milliseconds.
 fn cpu(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();

@@ -94,13 +94,13 @@ fn what_is_there_and_cannot_be_run_is_126_with_the_reason() {
         "text",
         b"echo hello\n",
         0o755,
-        "neither an ELF program nor a script that begins with #!",
+        "neither an ELF program nor a script with #!",
     );
     cannot(
         "empty",
         b"",
         0o755,
-        "neither an ELF program nor a script that begins with #!",
+        "neither an ELF program nor a script with #!",
     );
     // A script whose interpreter is a script whose interpreter is missing.
     bench.file("dir/chain", "#!/dir/script\n");
@@ -262,7 +262,7 @@ fn every_malformed_value_is_named() {
         return;
     };
     let long = "x".repeat(65);
-    let size = "not a size (a number with an optional k, m, g or t)";
+    let size = "not a size (a number below 2^64, or with k, m, g or t)";
     let name = "not a name (1 to 64 letters, digits, \"_\", \".\", \"-\")";
     let cases = [
         ("--name", "-x", name),

@@ -74,8 +74,9 @@ impl<'a> Screen<'a> {
         self.tmux(&["send-keys", name]);
     }
 
+    /// All lines, each with a newline before it.
     fn text(&self) -> String {
-        self.tmux(&["capture-pane", "-p", "-J", "-S", "-"])
+        format!("\n{}", self.tmux(&["capture-pane", "-p", "-J", "-S", "-"]))
     }
 
     /// Waits until the screen shows `text`.
@@ -168,11 +169,12 @@ fn an_interactive_shell_has_job_control() {
     screen.wait("/dev/pts/0");
     screen.wait("1 mini init");
     // Ctrl-C ends the command and nothing else.
-    screen.line("sleep 1000; echo status $?");
+    screen.line("sleep 1000");
     sleep(Duration::from_millis(200));
     screen.key("C-c");
-    screen.wait("status 130");
     screen.prompt("inner#");
+    screen.line("echo status $?");
+    screen.wait("status 130");
     screen.line("sleep 1001");
     sleep(Duration::from_millis(200));
     screen.key("C-c");
@@ -191,9 +193,11 @@ fn an_interactive_shell_has_job_control() {
     screen.key("C-c");
     screen.prompt("inner#");
     // Ctrl-\ as well, and Ctrl-D at the end.
-    screen.line("sleep 3000; echo quit $?");
+    screen.line("sleep 3000");
     sleep(Duration::from_millis(200));
     screen.key("C-\\");
+    screen.prompt("inner#");
+    screen.line("echo quit $?");
     screen.wait("quit 131");
     screen.line("clear; exit 7");
     screen.prompt("outer$");
@@ -262,6 +266,8 @@ fn a_signal_that_ends_mini_restores_the_terminal() {
     screen.line("clear; $MINI run -e PS1='inner# ' $BUSYBOX -- sh");
     screen.prompt("inner#");
     kill(screen.mini(), 1);
+    screen.wait("# outer$");
+    screen.key("Enter");
     screen.is_sane();
 }
 
@@ -477,7 +483,7 @@ fn mini_init_on_a_terminal_has_job_control() {
     };
     screen.line("clear; PS1='inner# ' $MINI init -- sh -i");
     screen.wait("inner#");
-    screen.line("sleep 1000; echo status $?");
+    screen.line("sleep 1000");
     sleep(Duration::from_millis(200));
     screen.key("C-c");
     screen.prompt("inner#");
@@ -498,6 +504,25 @@ fn mini_init_on_a_terminal_has_job_control() {
 }
 
 #[test]
+fn what_is_typed_ahead_and_the_flags_of_the_terminal_are_left_alone() {
+    let Some(bench) = Bench::new("ahead") else {
+        return;
+    };
+    let Some(screen) = Screen::new(&bench) else {
+        return;
+    };
+    // bash would repair O_NONBLOCK (04000 in "flags") itself, so it is looked at before bash reads again.
+    screen.line("clear; $MINI run $BUSYBOX -- true; grep flags /proc/self/fdinfo/0 > flags; $MINI run -i $BUSYBOX -- true > out; grep flags /proc/self/fdinfo/0 >> flags; echo done");
+    screen.wait("\ndone");
+    let before = fs::read_to_string(bench.path("before")).unwrap();
+    let before = before.lines().last().unwrap();
+    assert_eq!(
+        fs::read_to_string(bench.path("flags")).unwrap(),
+        format!("{before}\n{before}\n")
+    );
+}
+
+#[test]
 fn what_is_pasted_arrives_whole() {
     let Some(bench) = Bench::new("paste") else {
         return;
@@ -505,7 +530,7 @@ fn what_is_pasted_arrives_whole() {
     let Some(screen) = Screen::new(&bench) else {
         return;
     };
-    screen.line("clear; $MINI run -v $PWD:/v $BUSYBOX -- sh -c 'stty raw -echo; echo running; head -c 100000 > /v/pasted; stty sane'");
+    screen.line("clear; $MINI run -v $PWD:/v $BUSYBOX -- sh -c 'stty raw -echo; printf \"running\\r\\n\"; head -c 100000 > /v/pasted'");
     screen.wait("running");
     let text: String = (0..10_000).map(|number| format!("{number:09}_")).collect();
     bench.file("text", &text);
@@ -526,9 +551,10 @@ fn the_terminal_inside_is_a_terminal_in_every_respect() {
     let Some(screen) = Screen::new(&bench) else {
         return;
     };
-    screen.line("clear; $MINI run $BUSYBOX -- sh -c 'echo a > /dev/tty; echo b > /dev/console; tty; ls -l /proc/self/fd/0 | sed s/.*-..//; echo $TERM'");
+    screen.line("clear; $MINI run $BUSYBOX -- sh -c 'echo a > /dev/tty; echo b > /dev/console; tty; ls -l /proc/self/fd/0 | sed s/.*-..//'");
     screen.wait("\na\nb\n/dev/pts/0\n/dev/pts/0\n");
-    screen.wait("screen");
+    screen.line("clear; test \"$($MINI run -t $BUSYBOX -- sh -c 'echo $TERM' | tr -d '\\r')\" = $TERM && echo same");
+    screen.wait("\nsame");
     // A second one can be opened inside, as screen or script would.
     screen.line("clear; $MINI run $BUSYBOX -- sh -c 'exec 3<>/dev/ptmx && ls /dev/pts'");
     screen.wait("\n0     1     ptmx");

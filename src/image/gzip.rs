@@ -35,36 +35,46 @@ impl<R: BufRead> Gunzip<R> {
         }
     }
 
-    fn bytes<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let mut bytes = [0; N];
-        self.source
-            .read_exact(&mut bytes)
-            .map_err(|error| match error.kind() {
-                ErrorKind::UnexpectedEof => bad("it is cut short"),
-                _ => error,
-            })?;
-        Ok(bytes)
+    fn byte(&mut self) -> Result<u8> {
+        let byte = *self
+            .source
+            .fill_buf()?
+            .first()
+            .ok_or_else(|| bad("it is cut short"))?;
+        self.source.consume(1);
+        Ok(byte)
+    }
+
+    /// A little-endian number of this many bytes.
+    fn number(&mut self, bytes: u32) -> Result<u32> {
+        (0..bytes).try_fold(0, |number, index| {
+            Ok(number | u32::from(self.byte()?).unbounded_shl(8 * index))
+        })
     }
 
     /// Reads a member's header, up to the deflate stream.
     fn header(&mut self) -> Result<()> {
-        let [first, second, method, flags, ..] = self.bytes::<10>()?;
-        if (first, second) != (0x1f, 0x8b) {
+        if self.number(2)? != 0x8b1f {
             return Err(bad("something other than gzip follows"));
         }
+        let (method, flags) = (self.byte()?, self.byte()?);
         if method != 8 || flags & 0xe0 != 0 {
             return Err(bad("unknown method or flags"));
         }
-        if flags & 4 != 0 {
-            let extra = u16::from_le_bytes(self.bytes()?);
-            (0..extra).try_for_each(|_| self.bytes::<1>().map(drop))?;
+        // Time, level and operating system; then what the flags tell of.
+        let set = |flag| flags & flag != 0;
+        self.number(6)?;
+        if set(4) {
+            for _ in 0..self.number(2)? {
+                self.byte()?;
+            }
         }
         // Name and comment end with NUL.
         for flag in [8, 16] {
-            while flags & flag != 0 && self.bytes()? != [0] {}
+            while set(flag) && self.byte()? != 0 {}
         }
-        if flags & 2 != 0 {
-            self.bytes::<2>()?;
+        if set(2) {
+            self.number(2)?;
         }
         self.state.reset(DataFormat::Raw);
         (self.member, self.any) = (Some((!0, 0)), true);
@@ -73,12 +83,8 @@ impl<R: BufRead> Gunzip<R> {
 
     /// Compares the check sum and length behind a member with what was read.
     fn trailer(&mut self, crc: u32, length: u32) -> Result<()> {
-        let stored = [
-            u32::from_le_bytes(self.bytes()?),
-            u32::from_le_bytes(self.bytes()?),
-        ];
         self.member = None;
-        if stored != [!crc, length] {
+        if self.number(4)? != !crc || self.number(4)? != length {
             return Err(bad("check sum or length differ"));
         }
         Ok(())
