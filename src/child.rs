@@ -372,12 +372,16 @@ fn set_groups(groups: &[u32]) -> rustix::io::Result<()> {
 
 /// Leaves 0, 1, 2 and the control socket, which becomes 3.
 fn close_descriptors(context: &mut Context) -> rustix::io::Result<()> {
-    let control = context.control.take().ok_or(Errno::BADF)?;
-    sys::duplicate(&control, 3)?;
+    let control = context.control.as_ref().ok_or(Errno::BADF)?;
+    sys::duplicate(control, 3)?;
     rustix::io::fcntl_setfd(sys::borrow(3), FdFlags::CLOEXEC)?;
     close_from(4);
     // Every other descriptor of this process is closed now, whatever the context says.
-    core::mem::forget((control, context.root.take(), context.terminal.take()));
+    core::mem::forget((
+        context.control.take(),
+        context.root.take(),
+        context.terminal.take(),
+    ));
     context.control = Some(sys::own(3));
     Ok(())
 }

@@ -34,7 +34,7 @@ use crate::image;
 use crate::plan::{Plan, Stream, Task, plan};
 use crate::spec::{Rootfs, Spec};
 use crate::store::{self, Directory};
-use crate::terminal::{Relay, Terminal};
+use crate::terminal::{Kind, Relay, Terminal};
 use crate::userns;
 
 /// Runs a container and returns the status to exit with.
@@ -164,6 +164,10 @@ impl Supervisor<'_> {
                 .map_err(|errno| step_error(step, errno, &Detail::NONE, self.host)),
             Task::EnterUserNamespace(map) => userns::enter(map, self.host),
             Task::CreateDirectory(path) => {
+                if self.directories.is_empty() {
+                    store::sweep(&self.host.run);
+                    store::sweep(&self.host.store.join("containers"));
+                }
                 self.directories.push(Directory::create(path)?);
                 Ok(())
             }
@@ -277,8 +281,8 @@ impl Supervisor<'_> {
                     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
                     let own = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number as i32), 3)?;
                     let (relay, theirs) = match number {
-                        0 => (Relay::new(own, writer), reader),
-                        _ => (Relay::new(reader, own), writer),
+                        0 => (Relay::new(Kind::Input, own, writer), reader),
+                        _ => (Relay::new(Kind::Output, reader, own), writer),
                     };
                     self.relays.push(relay);
                     Some(theirs)

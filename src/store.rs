@@ -10,11 +10,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, mkdir, openat, stat};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, mkdir, openat, rmdir, stat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::image::remove::remove_tree;
+
+/// How often making a directory is tried while others take it for a dead one.
+const ATTEMPTS: usize = 1000;
 
 /// A container's directory, locked; removed with all its contents when dropped.
 pub struct Directory {
@@ -23,24 +26,36 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Makes and locks `path`, after removing what dead owners left beside it.
+    /// Makes and locks `path`.
     pub fn create(path: &Path) -> Result<Directory> {
-        let parent = path.parent().unwrap_or(Path::new("/"));
-        make_private(parent)?;
-        sweep(parent);
-        let fail = |operation, errno| Error::sys(operation, path.as_os_str().as_bytes(), errno);
-        loop {
-            mkdir(path.as_os_str().as_bytes(), Mode::from_raw_mode(0o700))
-                .map_err(|errno| fail("mkdir", errno))?;
-            // Between mkdir and the lock somebody else's sweep may take it for a dead one: then make it again.
-            let Some(lock) = try_lock(path).map_err(|errno| fail("flock", errno))? else {
-                continue;
-            };
-            return Ok(Directory {
-                path: path.to_owned(),
-                lock,
-            });
+        make_private(path.parent().unwrap_or(Path::new("/")))?;
+        let name = path.as_os_str().as_bytes();
+        let mut result = Ok(());
+        for _ in 0..ATTEMPTS {
+            result = mkdir(name, Mode::from_raw_mode(0o700));
+            match result {
+                // Somebody's sweep is still about to remove it: see below.
+                Err(Errno::EXIST) => std::thread::yield_now(),
+                Err(_) => break,
+                // Between mkdir and the lock somebody's sweep may take it for a dead one: then make it again.
+                Ok(()) => match try_lock(path) {
+                    Ok(None) => {}
+                    Ok(Some(lock)) => {
+                        let path = path.to_owned();
+                        return Ok(Directory { path, lock });
+                    }
+                    Err(errno) => {
+                        let _ = rmdir(name);
+                        return Err(Error::sys("flock", name, errno));
+                    }
+                },
+            }
         }
+        Err(Error::sys(
+            "mkdir",
+            name,
+            result.err().unwrap_or(Errno::BUSY),
+        ))
     }
 
     pub fn path(&self) -> &Path {
@@ -75,7 +90,7 @@ fn try_lock(path: &Path) -> rustix::io::Result<Option<OwnedFd>> {
 }
 
 /// Removes the directories below `parent` whose owners are dead. What cannot be removed stays for the next time.
-fn sweep(parent: &Path) {
+pub fn sweep(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else {
         return;
     };

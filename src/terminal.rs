@@ -24,6 +24,17 @@ use container::sys;
 /// PIPE_BUF: what a pipe that polls writable takes without blocking.
 const ATOMIC: usize = 4096;
 
+/// Which way a relay goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// From the caller into a pipe.
+    Input,
+    /// From the caller into a pty: the end of the input has to be typed.
+    Typed,
+    /// From the container to the caller.
+    Output,
+}
+
 /// Copies bytes one way.
 pub struct Relay {
     from: Option<OwnedFd>,
@@ -31,12 +42,11 @@ pub struct Relay {
     buffer: Box<[u8; 16 * 1024]>,
     start: usize,
     end: usize,
-    /// Set if the end of the input is to be typed into a pty.
-    typed: bool,
+    kind: Kind,
 }
 
 impl Relay {
-    pub fn new(from: OwnedFd, to: OwnedFd) -> Relay {
+    pub fn new(kind: Kind, from: OwnedFd, to: OwnedFd) -> Relay {
         let buffer = Box::new([0; 16 * 1024]);
         Relay {
             from: Some(from),
@@ -44,7 +54,7 @@ impl Relay {
             buffer,
             start: 0,
             end: 0,
-            typed: false,
+            kind,
         }
     }
 
@@ -103,7 +113,7 @@ impl Relay {
     /// At the end of its input a pipe is closed. A pty cannot be: there the end-of-file character is typed.
     fn input_ended(&mut self) {
         self.from = None;
-        if self.typed {
+        if self.kind == Kind::Typed {
             self.type_end();
         } else {
             self.to = None;
@@ -113,12 +123,12 @@ impl Relay {
     /// Whether [`Relay::type_end`] is due again after a while. Once is not enough: the character ends a line that
     /// is not ended, or one `read` of several, and is lost when a line editor changes the terminal's mode.
     pub fn ended(&self) -> bool {
-        self.typed && self.from.is_none() && self.to.is_some()
+        self.kind == Kind::Typed && self.from.is_none() && self.to.is_some()
     }
 
     /// Whether nobody takes the output any more.
     pub fn broken(&self) -> bool {
-        self.to.is_none() && !self.typed
+        self.to.is_none() && self.kind == Kind::Output
     }
 
     /// Types the end-of-file character (termios(3), VEOF), which line editors in raw mode understand as well.
@@ -129,8 +139,12 @@ impl Relay {
         }
     }
 
-    /// Copies what is left once nobody writes any more.
+    /// Copies what is left of the output once nobody writes any more.
     pub fn drain(&mut self) {
+        if self.kind != Kind::Output {
+            return;
+        }
+        // A pipe or pty of mini's own.
         if let Some(from) = &self.from {
             let _ = fcntl_getfl(from).and_then(|flags| fcntl_setfl(from, flags | OFlags::NONBLOCK));
         }
@@ -172,15 +186,11 @@ impl Terminal {
     /// Standard input to the pty, and the pty to standard output.
     pub fn relays(&self) -> rustix::io::Result<[Relay; 2]> {
         let duplicate = |fd: &OwnedFd| fcntl_dupfd_cloexec(fd, 3);
-        let mut input = Relay::new(
-            fcntl_dupfd_cloexec(sys::borrow(0), 3)?,
-            duplicate(&self.master)?,
-        );
-        input.typed = true;
-        let output = Relay::new(
-            duplicate(&self.master)?,
-            fcntl_dupfd_cloexec(sys::borrow(1), 3)?,
-        );
+        let (stdin, stdout) = (sys::borrow(0), sys::borrow(1));
+        let input = (fcntl_dupfd_cloexec(stdin, 3)?, duplicate(&self.master)?);
+        let output = (duplicate(&self.master)?, fcntl_dupfd_cloexec(stdout, 3)?);
+        let input = Relay::new(Kind::Typed, input.0, input.1);
+        let output = Relay::new(Kind::Output, output.0, output.1);
         Ok([input, output])
     }
 

@@ -117,6 +117,8 @@ impl User {
             *detail = Detail::NONE;
             return Ok(found);
         }
+        // As initgroups(3) has it.
+        found.add_group(found.gid)?;
         let Some(name) = name_length.and_then(|length| name.get(..length)) else {
             return Ok(found);
         };

@@ -150,7 +150,6 @@ impl<'a> Screen<'a> {
 impl Drop for Screen<'_> {
     fn drop(&mut self) {
         self.tmux(&["kill-server"]);
-        eventually(|| !std::path::Path::new(&self.socket).exists());
         let _ = fs::remove_file(&self.socket);
     }
 }
