@@ -17,7 +17,8 @@ use rustix::io::{Errno, FdFlags, pwrite, read, write};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::{RecvFlags, recv};
 use rustix::process::{
-    Pid, chdir, getpid, ioctl_tiocsctty, pivot_root, set_child_subreaper, setpgid, setsid, umask,
+    DumpableBehavior, Pid, chdir, getpgrp, getpid, ioctl_tiocsctty, pivot_root,
+    set_child_subreaper, set_dumpable_behavior, setpgid, setsid, umask,
 };
 use rustix::pty::unlockpt;
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -113,7 +114,22 @@ pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
             Step::OpenTerminal(ptmx, terminal, size) => {
                 open_terminal(context, ptmx, terminal, *size).map(|master| attached = Some(master))
             }
-            step => perform(step, context),
+            step => {
+                if matches!(step, Step::Execve(_)) {
+                    // The last word if it succeeds: only so does the supervisor know that it was reached.
+                    let report = Report {
+                        step: (first + index) as u16,
+                        outcome: Outcome::Done,
+                        nanoseconds: 0,
+                        detail: Detail::NONE,
+                    };
+                    let _ = context
+                        .control
+                        .as_ref()
+                        .map(|control| report.send(control.as_fd(), None));
+                }
+                perform(step, context)
+            }
         };
         let failed = result.is_err();
         report(
@@ -196,11 +212,13 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
         Step::DieWithSupervisor(signal) => sys::set_parent_death_signal(*signal),
         Step::CheckSupervisor => check_supervisor(context),
         Step::HideCaller => hide_caller(),
+        Step::NotDumpable => set_dumpable_behavior(DumpableBehavior::NotDumpable),
         Step::Subreaper => set_child_subreaper(Some(getpid())),
         Step::Setsid => setsid().map(drop),
         Step::Foreground => {
+            let group = getpgrp();
             setpgid(None, None)?;
-            init::take_foreground(getpid());
+            init::pass_foreground(group, getpid());
             Ok(())
         }
         Step::OpenRoot(path) => {
@@ -390,7 +408,7 @@ fn close_descriptors(context: &mut Context) -> rustix::io::Result<()> {
 fn close_on_exec() -> rustix::io::Result<()> {
     match sys::close_range(3, true) {
         // EINVAL: Linux 5.9 and 5.10 do not know the flag.
-        Err(Errno::NOSYS | Errno::INVAL) => each_descriptor(3, |number| {
+        Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => each_descriptor(3, |number| {
             let _ = rustix::io::fcntl_setfd(sys::borrow(number), FdFlags::CLOEXEC);
         }),
         result => result,

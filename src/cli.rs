@@ -217,6 +217,9 @@ fn normalise(arguments: Vec<OsString>) -> Result<Normalised> {
             if SWITCHES.contains(&name) {
                 match given {
                     "true" => options.push(name.to_owned()),
+                    // The two that are on by default; for the others this is the default.
+                    "false" if name == "--init" => options.push("--no-init".to_owned()),
+                    "false" if name == "--rm" => options.push("--keep".to_owned()),
                     "false" => {}
                     _ => {
                         return Err(Error::new(format!(
@@ -321,7 +324,9 @@ fn usage(command: &str, output: &str) -> Error {
         "init" => "init ",
         _ => "",
     };
-    Error::new(text.join(" ")).hint(&format!("see mini {help}--help"))
+    // Quoted, because it may repeat what was typed; without the quotes.
+    let text = crate::error::quote(text.join(" ").as_bytes());
+    Error::new(text.trim_matches('"')).hint(&format!("see mini {help}--help"))
 }
 
 impl Run {
@@ -370,7 +375,8 @@ impl Run {
                 "--hostname would rename the host under --uts host",
             ));
         }
-        let cwd = std::env::current_dir().map_err(|error| Error::io("getcwd", "", &error))?;
+        // If it was deleted, a relative path leads nowhere, and the error says so.
+        let cwd = std::env::current_dir().unwrap_or_default();
         let (user, group) = spec::user(self.user.as_deref().unwrap_or("0"))?;
         let command: Vec<Vec<u8>> = command.into_iter().map(OsStringExt::into_vec).collect();
         let spec = Spec {
@@ -469,7 +475,8 @@ mod tests {
                 "A=B",
                 "-e",
                 "C=D",
-                "--read-only"
+                "--read-only",
+                "--no-init"
             ]
         );
         assert_eq!(rest, ["x.tar", "--", "ls", "-l"]);

@@ -103,6 +103,11 @@ pub fn quote(bytes: &[u8]) -> String {
     text
 }
 
+/// Writes to standard error. If that cannot be written to, nobody is there to be told.
+pub fn say(text: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+}
+
 /// A path as messages show it.
 pub fn path(path: &std::path::Path) -> String {
     quote(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))

@@ -10,15 +10,15 @@
 //! is orphaned and the kernel would discard a stop signal that has the default action (setpgid(2) on orphaned
 //! groups): SIGTSTP, SIGTTIN and SIGTTOU are passed on as SIGSTOP.
 //!
-//! It allocates nothing and keeps no descriptors: with them closed, the reader of a pipe that the command
-//! closed sees end of file.
+//! It allocates nothing, and in a container it keeps no descriptors: with them closed, the reader of a pipe that the
+//! command closed sees end of file.
 
 use core::ffi::CStr;
 
 use linux_raw_sys::general as raw;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::{Errno, read};
-use rustix::process::{Pid, WaitOptions, getpid, wait};
+use rustix::process::{Pid, WaitOptions, getpgrp, getpid, wait};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use crate::sys::{self, SignalSet};
@@ -54,7 +54,7 @@ pub enum Role {
     /// `mini init` on its own: what the command leaves behind is none of its business.
     Alone,
     /// The same with a terminal: the command leads a process group in mini's own session (see
-    /// [`take_foreground`]) instead of a session.
+    /// [`pass_foreground`]) instead of a session.
     Foreground,
 }
 
@@ -158,20 +158,18 @@ fn collect(command: Pid, stoppable: bool) -> Option<i32> {
     result
 }
 
-/// Stops this process; continued, it gives the command the terminal again and continues it.
+/// Stops this process; continued, it continues the command, in the foreground if that is where mini is put.
 fn stop_and_resume(command: Pid, foreground: bool) {
     let _ = sys::kill(getpid().as_raw_pid(), raw::SIGSTOP as i32);
     if foreground {
-        take_foreground(command);
+        pass_foreground(getpgrp(), command);
     }
     signal_group(command, raw::SIGCONT as i32);
 }
 
-/// Makes the process group of `leader` the foreground group of the terminal on standard input, if there is one.
-/// SIGTTOU is blocked in mini, so that a background process may do this (tcsetpgrp(3)).
-pub fn take_foreground(leader: Pid) {
+/// Makes the process group `to` the foreground group of the terminal on standard input, if `from` is it now; true
+/// if so. SIGTTOU is blocked in mini, or doing this would stop it (tcsetpgrp(3)).
+pub fn pass_foreground(from: Pid, to: Pid) -> bool {
     let terminal = sys::borrow(0);
-    if tcgetpgrp(terminal).is_ok() {
-        let _ = tcsetpgrp(terminal, leader);
-    }
+    tcgetpgrp(terminal) == Ok(from) && tcsetpgrp(terminal, to).is_ok()
 }

@@ -36,8 +36,10 @@ fn main() -> ExitCode {
                 .map_err(|error| error::Error::io("write", "standard output", &error)),
         });
     result.map(ExitCode::from).unwrap_or_else(|error| {
-        // Standard error may be closed; then there is nobody to tell, and the status says it all.
-        let _ = writeln!(std::io::stderr(), "mini: {error}");
+        error::say(&format!(
+            "mini: {error}
+"
+        ));
         ExitCode::from(error.status)
     })
 }

@@ -218,7 +218,7 @@ pub fn plan(spec: &Spec, host: &Host) -> Result<Plan> {
     let mut planner = Planner {
         spec,
         host,
-        run: host.run.join(&host.id),
+        run: host.run.join("running").join(&host.id),
         disk: host.store.join("containers").join(&host.id),
         terminal: spec.tty || (host.terminals[0] && host.terminals[1]),
         tasks: Vec::new(),
@@ -432,8 +432,8 @@ impl Planner<'_> {
         };
         let (upper, work) = (layer.join("upper"), layer.join("work"));
         if spec.keep {
+            self.kept = Some(layer.clone());
             self.tasks.push(Task::KeepDirectory(layer));
-            self.kept = Some(upper.clone());
         }
         self.mkdir(path(&upper), 0o755);
         self.mkdir(path(&work), 0o700);
@@ -735,7 +735,8 @@ impl Planner<'_> {
     fn command(&mut self, streams: [Stream; 3]) {
         let spec = self.spec;
         if spec.init {
-            self.steps.extend([Step::Fork, Step::Setsid]);
+            self.steps
+                .extend([Step::NotDumpable, Step::Fork, Step::Setsid]);
         }
         if self.terminal {
             self.step(Step::AttachTerminal);
@@ -758,8 +759,9 @@ impl Planner<'_> {
             self.step(Step::Setgroups);
         }
         self.steps.extend([Step::Setgid, Step::Setuid]);
-        if !spec.init {
-            // The change of ids has cleared it (prctl(2)).
+        if !spec.init || self.shares(raw::CLONE_NEWPID) {
+            // The change of ids has cleared it (prctl(2)); in the host's pid namespace the command must not outlive
+            // a subreaper that is killed.
             self.steps.extend([
                 Step::DieWithSupervisor(raw::SIGKILL as i32),
                 Step::CheckSupervisor,

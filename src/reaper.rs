@@ -9,8 +9,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, getpid, set_child_subreaper};
-use rustix::termios::isatty;
+use rustix::process::{Pid, getpgrp, getpid, set_child_subreaper};
+use rustix::termios::tcgetpgrp;
 
 use container::child::{Context, Environment, Program, container};
 use container::init::{self, Role};
@@ -27,12 +27,13 @@ use crate::plan::{leak, prepare};
 pub fn run(command: &[Vec<u8>]) -> Result<u8> {
     // Ignored by the caller, it would not be sent, and children would not be waited for (wait(2)).
     sys::default_signal(linux_raw_sys::general::SIGCHLD);
-    sys::set_signal_mask(init::FORWARDED);
+    sys::set_signal_mask(init::FORWARDED & !sys::ignored(init::ENDING));
     if getpid() != Pid::INIT {
         set_child_subreaper(Some(getpid()))
             .map_err(|errno| Error::sys("prctl", "PR_SET_CHILD_SUBREAPER", errno))?;
     }
-    let foreground = isatty(sys::borrow(0));
+    // Not if mini is in the background: the terminal is somebody else's then.
+    let foreground = tcgetpgrp(sys::borrow(0)) == Ok(getpgrp());
     let (control, theirs) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -86,7 +87,9 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
     ) {
         let _ = sys::duplicate(&null, 1).and_then(|()| sys::duplicate(&null, 2));
     }
-    Ok(u8::try_from(init::reap(pid, role)).unwrap_or(crate::error::FAILED))
+    let status = init::reap(pid, role);
+    init::pass_foreground(pid, getpgrp());
+    Ok(u8::try_from(status).unwrap_or(crate::error::FAILED))
 }
 
 /// The caller's environment, and nothing else that steps could use.

@@ -11,7 +11,7 @@
 use core::ffi::CStr;
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags, mkdirat, openat, stat};
+use rustix::fs::{FileType, Mode, OFlags, fstatvfs, mkdirat, openat, stat};
 use rustix::io::{Errno, Result};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
@@ -28,10 +28,11 @@ const FILE: Mode = Mode::from_raw_mode(0o644);
 
 /// `mount(2)`, with the target resolved as its kind demands.
 pub fn mount(root: Option<BorrowedFd<'_>>, mount: &Mount) -> Result<()> {
-    let call =
-        |target: &CStr| sys::mount(mount.source, target, mount.fstype, mount.flags, mount.data);
+    let call = |mount: &Mount, target: &CStr| {
+        sys::mount(mount.source, target, mount.fstype, mount.flags, mount.data)
+    };
     let descriptor = match mount.target {
-        Target::Path(path) => return call(path),
+        Target::Path(path) => return call(mount, path),
         Target::Root(path) => plain_directory(root.ok_or(Errno::BADF)?, path)?,
         Target::Inside(path) => {
             let root = root.ok_or(Errno::BADF)?;
@@ -50,7 +51,14 @@ pub fn mount(root: Option<BorrowedFd<'_>>, mount: &Mount) -> Result<()> {
             }
         }
     };
-    call(DescriptorPath::new(&descriptor).as_cstr())
+    let mut mount = *mount;
+    if mount.flags & raw::MS_REMOUNT != 0 {
+        // A remount replaces these flags, and must not take any away; MS_RDONLY and the next three are bits 0 to 3 in
+        // both. What it says nothing about, the access times, it leaves (mount(2)).
+        mount.flags |= fstatvfs(&descriptor)?.f_flag.bits() as u32 & 0xf;
+    }
+    let path = DescriptorPath::new(&descriptor);
+    call(&mount, path.as_cstr())
 }
 
 /// Adds attributes to what is mounted at `target` and all that is mounted below.

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use linux_raw_sys::general as raw;
@@ -23,11 +24,12 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use container::child::{self, Context, Environment, Program};
 use container::init;
 use container::report::{Detail, Outcome, Report};
+use container::step::Step;
 use container::sys::{self, Word};
 use container::user::User;
 
 use crate::cli::Mode as RunMode;
-use crate::error::{Error, Result, path as show, reason};
+use crate::error::{Error, Result, path as show, reason, say};
 use crate::explain::{namespace_hint, step_error};
 use crate::host::{Host, probe};
 use crate::image;
@@ -51,9 +53,13 @@ pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
     }
     // From here on a signal waits until it is read: it must not end mini with the work half done.
     sys::default_signal(raw::SIGCHLD);
-    sys::set_signal_mask(init::FORWARDED);
+    let ignored = sys::ignored(init::ENDING);
+    sys::set_signal_mask(init::FORWARDED & !ignored);
     let signalfd = |set| sys::signalfd(set).map_err(|errno| Error::sys("signalfd", "", errno));
-    let (signals, interrupts) = (signalfd(init::FORWARDED)?, signalfd(init::ENDING)?);
+    let (signals, interrupts) = (
+        signalfd(init::FORWARDED & !ignored)?,
+        signalfd(init::ENDING & !ignored)?,
+    );
     let (control, theirs) = (socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -94,9 +100,10 @@ pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
         child: None,
         relays: Vec::new(),
         terminal: None,
+        began: false,
     };
     let result = supervisor.start().and_then(|()| supervisor.watch());
-    supervisor.end();
+    supervisor.end(result.is_ok());
     result
 }
 
@@ -117,6 +124,8 @@ struct Supervisor<'a> {
     child: Option<Pid>,
     relays: Vec<Relay>,
     terminal: Option<Terminal>,
+    /// Whether the set-up got as far as the command's execve.
+    began: bool,
 }
 
 impl Supervisor<'_> {
@@ -165,7 +174,7 @@ impl Supervisor<'_> {
             Task::EnterUserNamespace(map) => userns::enter(map, self.host),
             Task::CreateDirectory(path) => {
                 if self.directories.is_empty() {
-                    store::sweep(&self.host.run);
+                    store::sweep(&self.host.run.join("running"));
                     store::sweep(&self.host.store.join("containers"));
                 }
                 self.directories.push(Directory::create(path)?);
@@ -235,7 +244,12 @@ impl Supervisor<'_> {
                     .try_clone_to_owned()
                     .map(File::from),
             ),
-            Rootfs::Path(path) => (path.as_os_str().as_bytes(), File::open(path)),
+            // O_NONBLOCK: opening a fifo must not wait for a writer where no signal ends the wait.
+            Rootfs::Path(path) => {
+                let mut options = File::options();
+                options.read(true).custom_flags(raw::O_NONBLOCK as i32);
+                (path.as_os_str().as_bytes(), options.open(path))
+            }
         };
         let source = opened.map_err(|error| Error::io("open", name, &error))?;
         let target = to.as_os_str().as_bytes();
@@ -295,8 +309,8 @@ impl Supervisor<'_> {
     /// Waits until the container has ended, and returns its status.
     fn watch(&mut self) -> Result<u8> {
         let mut ended = None;
-        // The last reports may come after the news that the process is gone: read until end of file.
-        while ended.is_none() || self.control.is_some() {
+        // The last reports and output may come after the news that the process is gone.
+        while ended.is_none() || self.control.is_some() || self.relays.iter().any(Relay::pending) {
             let (signal, report, ready) = self.wait();
             if report {
                 self.receive()?;
@@ -317,8 +331,14 @@ impl Supervisor<'_> {
             if signal {
                 self.signal(&mut ended)?;
             }
+            if ended.is_some() {
+                self.relays.iter_mut().for_each(Relay::finish);
+            }
         }
-        self.relays.iter_mut().for_each(Relay::drain);
+        if !self.began {
+            let error = Error::new("the container's first process was killed during set-up");
+            return Err(error.hint("by a signal, or because memory ran out"));
+        }
         Ok(ended.unwrap_or(0))
     }
 
@@ -369,6 +389,7 @@ impl Supervisor<'_> {
             .ok_or_else(|| Error::new("control: bad report"))?;
         match report.outcome {
             Outcome::Done => {
+                self.began |= matches!(step, Step::Execve(_));
                 self.trace_line(self.plan.actor(index), step, report.nanoseconds);
             }
             Outcome::Failed(errno) => {
@@ -400,6 +421,10 @@ impl Supervisor<'_> {
         }
     }
 
+    fn shares_pids(&self) -> bool {
+        self.spec.shared & raw::CLONE_NEWPID != 0
+    }
+
     /// Reads one signal and acts on it.
     fn signal(&mut self, ended: &mut Option<u8>) -> Result<()> {
         let mut info = [0; 128]; // struct signalfd_siginfo, which begins with the number
@@ -408,6 +433,10 @@ impl Supervisor<'_> {
         }
         let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
         let Some(child) = self.child else {
+            // Only output is left, and somebody does not want to wait for its reader.
+            if init::ENDING & 1 << (number - 1) != 0 {
+                self.relays.clear();
+            }
             return Ok(());
         };
         let forward = |signal| {
@@ -432,13 +461,15 @@ impl Supervisor<'_> {
                 forward(raw::SIGCONT as i32);
             }
             raw::SIGTERM => forward(self.spec.stop_signal),
+            // Means something else to a subreaper.
+            other if other as i32 == init::SUPERVISOR_DIED && self.shares_pids() => {}
             other => forward(other as i32),
         }
         Ok(())
     }
 
     /// Whatever happened before: nothing is left afterwards.
-    fn end(&mut self) {
+    fn end(&mut self, ran: bool) {
         // First the terminal, so that messages come out straight.
         self.terminal = None;
         if let Some(child) = self.child.take() {
@@ -454,18 +485,19 @@ impl Supervisor<'_> {
                 sys::clock(raw::CLOCK_MONOTONIC) - started,
             );
         }
-        if let Some(kept) = self.plan.kept.as_ref().filter(|kept| kept.exists()) {
+        let Some(kept) = &self.plan.kept else {
+            return;
+        };
+        let (upper, work) = (kept.join("upper"), kept.join("work"));
+        // What overlay has left in its work directory is of no use, and nothing is if the command never ran.
+        store::remove(if ran { &work } else { kept });
+        if ran {
             say(&format!(
                 "mini: the container's changes are in {}\n",
-                show(kept)
+                show(&upper)
             ));
         }
     }
-}
-
-/// Writes to standard error. If that cannot be written to, nobody is there to be told.
-fn say(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// The status that stands for how a process ended.

@@ -101,7 +101,7 @@ pub fn size(option: &str, text: &str) -> Result<u64> {
     let number = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
     let number = number.and_then(|digits| digits.parse::<u64>().ok());
     let size = number
-        .filter(|number| *number <= u64::MAX >> shift)
+        .filter(|number| (1..=u64::MAX >> shift).contains(number))
         .map(|number| number << shift);
     size.ok_or_else(|| {
         invalid(
@@ -217,24 +217,24 @@ pub fn tmpfs(text: &str) -> Result<Tmpfs> {
     })
 }
 
-/// The names that Docker and Podman take, in the order of the kernel's numbers (asm-generic/resource.h).
-const LIMITS: [(&str, &str); 16] = [
-    ("cpu", "CPU"),
-    ("fsize", "FSIZE"),
-    ("data", "DATA"),
-    ("stack", "STACK"),
-    ("core", "CORE"),
-    ("rss", "RSS"),
-    ("nproc", "NPROC"),
-    ("nofile", "NOFILE"),
-    ("memlock", "MEMLOCK"),
-    ("as", "AS"),
-    ("locks", "LOCKS"),
-    ("sigpending", "SIGPENDING"),
-    ("msgqueue", "MSGQUEUE"),
-    ("nice", "NICE"),
-    ("rtprio", "RTPRIO"),
-    ("rttime", "RTTIME"),
+/// The kernel's names, in the order of its numbers (asm-generic/resource.h); Docker and Podman take them in lower case.
+const LIMITS: [&str; 16] = [
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
 ];
 
 /// `NAME=SOFT[:HARD]`, where -1 and unlimited mean no limit.
@@ -248,13 +248,13 @@ pub fn limit(text: &str) -> Result<ResourceLimit> {
     let Some((name, values)) = text.split_once('=') else {
         return Err(invalid("--ulimit", text, "not NAME=SOFT[:HARD]"));
     };
-    let Some(index) = LIMITS.iter().position(|(known, _)| *known == name) else {
-        let known: Vec<&str> = LIMITS.iter().map(|(name, _)| *name).collect();
-        return Err(invalid(
-            "--ulimit",
-            text,
-            &format!("unknown limit (known: {})", known.join(" ")),
-        ));
+    let Some(index) = LIMITS
+        .iter()
+        .position(|known| known.eq_ignore_ascii_case(name))
+    else {
+        let known = LIMITS.join(" ").to_ascii_lowercase();
+        let what = format!("unknown limit (known: {known})");
+        return Err(invalid("--ulimit", text, &what));
     };
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
     let (soft, hard) = (value(soft)?, value(hard)?);
@@ -266,7 +266,7 @@ pub fn limit(text: &str) -> Result<ResourceLimit> {
         ));
     }
     Ok(ResourceLimit {
-        name: LIMITS[index].1,
+        name: LIMITS[index],
         resource: index as u32,
         soft,
         hard,

@@ -84,6 +84,9 @@ pub enum Step {
     CheckSupervisor,
     /// Overwrites the copy of the caller's command line and environment that /proc/PID/cmdline and environ show.
     HideCaller,
+    /// No process of the container may look at or change this one through /proc, mini's own binary as /proc/1/exe
+    /// included (proc(5), ptrace(2)). The command's execve undoes it for the command.
+    NotDumpable,
     /// Becomes the parent of orphans; needed where the container has no pid namespace of its own.
     Subreaper,
     Setsid,
@@ -155,6 +158,7 @@ impl Display for Step {
             Step::HideCaller => {
                 f.write_str("write(\"/proc/self/mem\", \"mini init\") over argv and environ")
             }
+            Step::NotDumpable => f.write_str("prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"),
             Step::Subreaper => f.write_str("prctl(PR_SET_CHILD_SUBREAPER, 1)"),
             Step::Setsid => f.write_str("setsid()"),
             Step::Foreground => f.write_str("setpgid(0, 0), tcsetpgrp(0, getpid())"),

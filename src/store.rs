@@ -1,61 +1,53 @@
 //! The directories of containers: made, locked, and removed, by their owner or after its death.
 //!
-//! flock(2). Each container has a directory `ID` below the run directory and, if it needs the disk, one below the
-//! store. Its supervisor holds an exclusive lock on each for as long as it lives, and the kernel gives the lock
-//! back however it dies. So a directory that can be locked has no owner, and whoever makes the next container
-//! removes it ([`sweep`]). The lock is on the directory itself: there is no lock file that could be left over.
+//! flock(2). Each container has a directory `running/ID` in the run directory and, if it needs the disk,
+//! `containers/ID` in the store, which may be the same place. Its supervisor holds an exclusive lock on each for as
+//! long as it lives, and the kernel gives the lock back however it dies. So a directory that can be locked has no
+//! owner, and whoever makes the next container removes it ([`sweep`]). The lock is on the directory itself: there is
+//! no lock file that could be left over.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, mkdir, openat, rmdir, stat};
-use rustix::io::Errno;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkdir, openat, rmdir};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, say};
 use crate::image::remove::remove_tree;
 
-/// How often making a directory is tried while others take it for a dead one.
-const ATTEMPTS: usize = 1000;
+const ELSEWHERE: &str = "MINI_RUN and MINI_ROOT choose other directories";
 
 /// A container's directory, locked; removed with all its contents when dropped.
 pub struct Directory {
     path: PathBuf,
-    lock: OwnedFd,
+    _lock: OwnedFd,
 }
 
 impl Directory {
     /// Makes and locks `path`.
     pub fn create(path: &Path) -> Result<Directory> {
-        make_private(path.parent().unwrap_or(Path::new("/")))?;
-        let name = path.as_os_str().as_bytes();
-        let mut result = Ok(());
-        for _ in 0..ATTEMPTS {
-            result = mkdir(name, Mode::from_raw_mode(0o700));
-            match result {
-                // Somebody's sweep is still about to remove it: see below.
-                Err(Errno::EXIST) => std::thread::yield_now(),
-                Err(_) => break,
-                // Between mkdir and the lock somebody's sweep may take it for a dead one: then make it again.
-                Ok(()) => match try_lock(path) {
-                    Ok(None) => {}
-                    Ok(Some(lock)) => {
-                        let path = path.to_owned();
-                        return Ok(Directory { path, lock });
-                    }
-                    Err(errno) => {
-                        let _ = rmdir(name);
-                        return Err(Error::sys("flock", name, errno));
-                    }
-                },
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        parent.parent().map_or(Ok(()), make_private)?;
+        make_private(parent)?;
+        let fail = |operation, path: &Path, errno| {
+            Error::sys(operation, path.as_os_str().as_bytes(), errno)
+        };
+        // Held until the new directory is locked: between mkdir and flock a sweep would take it for a dead one.
+        let _guard = lock(parent, FlockOperation::LockExclusive)
+            .map_err(|errno| fail("flock", parent, errno))?;
+        mkdir(path.as_os_str().as_bytes(), Mode::from_raw_mode(0o700))
+            .map_err(|errno| fail("mkdir", path, errno))?;
+        match lock(path, FlockOperation::NonBlockingLockExclusive) {
+            Ok(_lock) => Ok(Directory {
+                path: path.to_owned(),
+                _lock,
+            }),
+            Err(errno) => {
+                let _ = rmdir(path.as_os_str().as_bytes());
+                Err(fail("flock", path, errno))
             }
         }
-        Err(Error::sys(
-            "mkdir",
-            name,
-            result.err().unwrap_or(Errno::BUSY),
-        ))
     }
 
     pub fn path(&self) -> &Path {
@@ -64,53 +56,56 @@ impl Directory {
 }
 
 impl Drop for Directory {
+    /// Under the lock, which is given back when the field is dropped.
     fn drop(&mut self) {
-        // Under the lock, which is given back when the field is dropped.
-        let _: &OwnedFd = &self.lock;
         remove(&self.path);
     }
 }
 
-/// Opens and locks a directory; `None` if it has an owner, or is gone or another one by the time it is locked.
-fn try_lock(path: &Path) -> rustix::io::Result<Option<OwnedFd>> {
-    let name = path.as_os_str().as_bytes();
+fn lock(path: &Path, operation: FlockOperation) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = match openat(CWD, name, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(None),
-        directory => directory?,
-    };
-    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => return Ok(None),
-        locked => locked?,
-    }
-    let (locked, there) = (fstat(&directory)?, stat(name));
-    let same =
-        there.is_ok_and(|there| (there.st_dev, there.st_ino) == (locked.st_dev, locked.st_ino));
-    Ok(same.then_some(directory))
+    let directory = openat(CWD, path.as_os_str().as_bytes(), flags, Mode::empty())?;
+    flock(&directory, operation)?;
+    Ok(directory)
 }
 
 /// Removes the directories below `parent` whose owners are dead. What cannot be removed stays for the next time.
 pub fn sweep(parent: &Path) {
-    let Ok(entries) = std::fs::read_dir(parent) else {
+    let Ok(guard) = lock(parent, FlockOperation::LockExclusive) else {
         return;
     };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let is_id = name.len() == 12 && name.as_bytes().iter().all(u8::is_ascii_hexdigit);
-        let path = entry.path();
-        if is_id && let Ok(Some(_lock)) = try_lock(&path) {
-            remove(&path);
-        }
-    }
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    let dead: Vec<(PathBuf, OwnedFd)> = entries
+        .filter(|entry| is_id(entry.file_name().as_bytes()))
+        .filter_map(|entry| {
+            Some((
+                entry.path(),
+                lock(&entry.path(), FlockOperation::NonBlockingLockExclusive).ok()?,
+            ))
+        })
+        .collect();
+    // Removing may take long; nobody needs to wait for it.
+    drop(guard);
+    dead.iter().for_each(|(path, _lock)| remove(path));
 }
 
-fn remove(path: &Path) {
+fn is_id(name: &[u8]) -> bool {
+    name.len() == 12 && name.iter().all(u8::is_ascii_hexdigit)
+}
+
+/// Removes a directory and all that is in it, and says so if that fails.
+pub fn remove(path: &Path) {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return;
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    if let Ok(parent) = openat(CWD, parent.as_os_str().as_bytes(), flags, Mode::empty()) {
-        let _ = remove_tree(parent.as_fd(), name.as_bytes());
+    let removed = openat(CWD, parent.as_os_str().as_bytes(), flags, Mode::empty())
+        .and_then(|parent| remove_tree(parent.as_fd(), name.as_bytes()));
+    if let Err(errno) = removed {
+        say(&format!(
+            "mini: {}\n",
+            Error::sys("remove", path.as_os_str().as_bytes(), errno)
+        ));
     }
 }
 
@@ -122,17 +117,16 @@ pub fn make_private(path: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(path))
-    .map_err(|error| {
-        Error::io("mkdir", name, &error).hint("MINI_RUN and MINI_ROOT choose other directories")
-    })?;
+    .map_err(|error| Error::io("mkdir", name, &error).hint(ELSEWHERE))?;
     let status =
         std::fs::symlink_metadata(path).map_err(|error| Error::io("lstat", name, &error))?;
     let mine = status.uid() == rustix::process::geteuid().as_raw();
     if !status.is_dir() || !mine || status.mode() & 0o022 != 0 {
-        return Err(Error::new(format!(
-            "{}: not a directory that only this user can write to",
-            crate::error::quote(name)
-        )));
+        let name = crate::error::quote(name);
+        let error = Error::new(format!(
+            "{name}: not a directory that only this user can write to"
+        ));
+        return Err(error.hint(ELSEWHERE));
     }
     Ok(())
 }

@@ -37,7 +37,8 @@ fn pointer(text: Option<&CStr>) -> usize {
 }
 
 /// Runs `child` in a new process made by `clone3(2)` (Linux 5.3) with these `CLONE_*` flags, or by `clone(2)`
-/// where the kernel or a seccomp filter around mini knows no clone3. The child exits with what `child` returns.
+/// where the kernel knows no clone3 (ENOSYS) or a
+/// seccomp filter around mini does not (EPERM). The child exits with what `child` returns.
 ///
 /// This is a fork: no memory is shared, so the child may go on using everything that was prepared before.
 pub fn clone(flags: u32, child: impl FnOnce() -> i32) -> Result<Pid> {
@@ -64,7 +65,7 @@ pub fn clone(flags: u32, child: impl FnOnce() -> i32) -> Result<Pid> {
         )
     } {
         // The order of clone's last arguments differs by architecture; all of them are zero.
-        Err(Errno::NOSYS) => unsafe {
+        Err(Errno::NOSYS | Errno::PERM) => unsafe {
             // SAFETY: as above; a stack of 0 means a copy of the caller's.
             call(
                 raw::__NR_clone,
@@ -287,6 +288,28 @@ pub fn default_signal(signal: u32) {
     ];
     // SAFETY: `action` is at least as large as the kernel's struct sigaction. SIGKILL and SIGSTOP give EINVAL.
     let _ = unsafe { call(raw::__NR_rt_sigaction, arguments) };
+}
+
+/// Which of these signals are ignored, as nohup(1) leaves SIGHUP: `rt_sigaction(2)`.
+pub fn ignored(set: SignalSet) -> SignalSet {
+    const SIG_IGN: usize = 1;
+    let is_ignored = |signal: &u32| {
+        let mut action = [0usize; 8];
+        let arguments = [
+            *signal as usize,
+            0,
+            action.as_mut_ptr() as usize,
+            SIGNAL_SET_SIZE,
+            0,
+        ];
+        // SAFETY: `action` is at least as large as the kernel's struct sigaction, which begins with the handler.
+        let _ = unsafe { call(raw::__NR_rt_sigaction, arguments) };
+        action[0] == SIG_IGN
+    };
+    let candidates = (1..=64u32).filter(|signal| set & 1 << (signal - 1) != 0);
+    candidates
+        .filter(is_ignored)
+        .fold(0, |ignored, signal| ignored | 1 << (signal - 1))
 }
 
 /// Sets every signal to its default action (Rust's start-up ignores SIGPIPE; the caller may ignore others, and

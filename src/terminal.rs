@@ -5,8 +5,8 @@
 //! where only its input or only its output is a terminal, and this relay in the supervisor copies the bytes.
 //! What is not a terminal is handed over as it is, and no byte of it passes through mini.
 //!
-//! Writes never set O_NONBLOCK on the caller's descriptors, which it may share with other processes: after
-//! `POLLOUT` a write of at most PIPE_BUF bytes to a pipe does not block (pipe(7)).
+//! O_NONBLOCK is never set on the caller's descriptors, which it may share with other processes: after `POLLOUT` a
+//! write of at most PIPE_BUF bytes to a pipe does not block (pipe(7)).
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
@@ -139,24 +139,31 @@ impl Relay {
         }
     }
 
-    /// Copies what is left of the output once nobody writes any more.
-    pub fn drain(&mut self) {
+    /// Once nobody writes any more: reads on until the buffer has something or the source is dry. What is left then
+    /// only waits for room, see [`Relay::interest`]; of input nothing is wanted any more.
+    pub fn finish(&mut self) {
         if self.kind != Kind::Output {
-            return;
+            (self.from, self.to) = (None, None);
         }
-        // A pipe or pty of mini's own.
         if let Some(from) = &self.from {
-            let _ = fcntl_getfl(from).and_then(|flags| fcntl_setfl(from, flags | OFlags::NONBLOCK));
+            // A pipe or pty of mini's own.
+            let _ = nonblocking(from);
         }
-        loop {
-            while self.start < self.end {
-                self.put(usize::MAX / 2);
-            }
+        while self.start == self.end && self.from.is_some() && self.to.is_some() {
             if !self.get() {
-                return;
+                self.from = None;
             }
         }
     }
+
+    /// Whether something still has to be written.
+    pub fn pending(&self) -> bool {
+        self.start < self.end && self.to.is_some()
+    }
+}
+
+fn nonblocking(fd: &OwnedFd) -> rustix::io::Result<()> {
+    fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)
 }
 
 /// The container's pty and the caller's terminal.
@@ -172,6 +179,9 @@ pub struct Terminal {
 impl Terminal {
     /// Takes over the master; makes the caller's terminal raw if standard input is one.
     pub fn new(master: OwnedFd) -> Terminal {
+        // A pty polls writable with room for one byte: a longer write would sleep while the command, whose output
+        // nobody reads meanwhile, sleeps as well.
+        let _ = nonblocking(&master);
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let slave = ioctl_tiocgptpeer(&master, flags).ok();
         let mut terminal = Terminal {

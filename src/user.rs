@@ -5,7 +5,7 @@
 //! regular files, and only their first mebibyte is read. Left out: NSS, which would need the container's libc.
 
 use rustix::fd::BorrowedFd;
-use rustix::fs::{FileType, OFlags, fstat};
+use rustix::fs::{FileType, OFlags, PROC_SUPER_MAGIC, fstat, fstatfs};
 use rustix::io::{Errno, Result};
 
 use crate::report::{Detail, Reason};
@@ -83,7 +83,7 @@ impl User {
         let number = number(user);
         let mut name = [0; LINE];
         let mut name_length = None;
-        each_line(root, b"/etc/passwd", |line| {
+        let result = each_line(root, b"/etc/passwd", |line| {
             let mut fields = line.split(|byte| *byte == b':');
             let (entry, _, uid, gid) = (
                 fields.next()?,
@@ -102,7 +102,11 @@ impl User {
             }
             name_length = Some(entry.len());
             Some(())
-        })?;
+        });
+        // A number needs no entry, whatever is wrong with the file.
+        if number.is_none() {
+            result?;
+        }
         match (name_length, number) {
             (None, None) => {
                 *detail = Detail::new(Reason::User, user);
@@ -177,7 +181,9 @@ fn each_line(
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         file => file?,
     };
-    if !FileType::from_raw_mode(fstat(&file)?.st_mode).is_file() {
+    // Not a file of proc either: reading /proc/kmsg takes the host's kernel log away.
+    let regular = FileType::from_raw_mode(fstat(&file)?.st_mode).is_file();
+    if !regular || fstatfs(&file)?.f_type == PROC_SUPER_MAGIC {
         return Err(Errno::INVAL);
     }
     let mut buffer = [0; LINE];

@@ -320,3 +320,18 @@ fn mini_init_can_be_pid_1_elsewhere() {
     );
     assert_eq!(run.output().ok(), "zombies 0\n");
 }
+
+#[test]
+fn what_the_caller_ignores_stays_ignored() {
+    let Some(bench) = Bench::new("nohup") else {
+        return;
+    };
+    // As under nohup(1): the hang-up of the caller's terminal is not for the container.
+    let script = "trap '' HUP; \"$0\" run \"$1\" -- sh -c 'sleep 1; exit 4' & sleep 0.5; kill -HUP $!; wait $!";
+    let mini = support::mini();
+    let shell =
+        bench
+            .program("bash")
+            .args(&["-c", script, mini.to_str().unwrap(), bench.busybox()]);
+    shell.output().expect(4);
+}

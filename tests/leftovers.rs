@@ -551,6 +551,8 @@ fn an_error_at_every_step_is_reported_and_undone() {
         "poll(",
         "send(",
         "read(",
+        // Without it clone(2) is tried.
+        "clone3(",
         "chown, chmod(",
     ];
     let composite = |step: &str| step.starts_with("mkdir(") && step.contains("flock(");
@@ -560,4 +562,72 @@ fn an_error_at_every_step_is_reported_and_undone() {
         }
     }
     assert!(problems.is_empty(), "{problems:#?}");
+}
+
+#[test]
+fn only_what_mini_made_is_swept() {
+    let Some(bench) = Bench::new("foreign") else {
+        return;
+    };
+    // The name of a container, but not where containers are.
+    let foreign = bench.dir("both/deadbeef0123");
+    fs::write(format!("{foreign}/precious"), "x").unwrap();
+    fs::set_permissions(
+        bench.path("both"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .unwrap();
+    // The run directory may be the store as well.
+    let both = bench.path("both");
+    let run = bench.run(&[], &["true"]);
+    run.env("MINI_RUN", &both)
+        .env("MINI_ROOT", &both)
+        .output()
+        .ok();
+    assert_eq!(fs::read(format!("{foreign}/precious")).unwrap(), b"x");
+    assert_eq!(fs::read_dir(bench.path("both/running")).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(bench.path("both/containers")).unwrap().count(),
+        0
+    );
+}
+
+#[test]
+fn nothing_is_kept_of_what_never_ran() {
+    let Some(bench) = Bench::new("keptnot") else {
+        return;
+    };
+    let output = bench.run(&["--keep"], &["/nope"]).output().expect(127);
+    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+    assert_eq!(fs::read_dir(bench.path("store/kept")).unwrap().count(), 0);
+    fs::remove_dir(bench.path("store/kept")).unwrap();
+}
+
+#[test]
+fn a_set_up_that_was_killed_is_no_status_of_the_command() {
+    let Some(bench) = Bench::new("killed") else {
+        return;
+    };
+    if !have_program("strace") {
+        return;
+    }
+    let mini = support::mini();
+    let strace = bench.program("strace").args(&[
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "inject=pivot_root:signal=KILL",
+        mini.to_str().unwrap(),
+        "run",
+        bench.busybox(),
+        "--",
+        "true",
+    ]);
+    let line = strace.output().one_line(125);
+    assert!(
+        line.contains("the container's first process was killed during set-up"),
+        "{line}"
+    );
 }

@@ -1071,3 +1071,19 @@ fn what_containers_write_to_volumes_belongs_to_who_wrote_it() {
     assert_eq!((status.uid(), status.mode() & 0o777), (1000, 0o644));
     assert!(fs::metadata(guest()).unwrap().is_file());
 }
+
+#[test]
+fn a_switch_can_be_said_to_be_false() {
+    let Some(bench) = Bench::new("false") else {
+        return;
+    };
+    let text = bench.shell(&["--init=false"], "echo $$").ok();
+    assert_eq!(text, "1\n");
+    let text = bench
+        .shell(
+            &["--no-init=false", "--read-only=false"],
+            "echo $$; touch /x",
+        )
+        .ok();
+    assert_eq!(text, "2\n");
+}

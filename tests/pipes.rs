@@ -402,3 +402,22 @@ fn waiting_costs_no_processor_time() {
     // Dead owners' directories are removed by the next one.
     bench.run(&[], &["true"]).output().ok();
 }
+
+#[test]
+fn a_terminal_is_written_to_and_read_from_at_the_same_time() {
+    let Some(bench) = Bench::new("bothways") else {
+        return;
+    };
+    // A write that waits for room in the pty must not keep its output from being read, nor signals.
+    let script = "yes abcdefg | head -20000 | $MINI run -t $BUSYBOX -- cat | wc -c";
+    // pipefail: `yes` has ended by SIGPIPE.
+    let count = bash(&bench, script).output().expect(141).stdout;
+    // The input, echoed, and the output of cat.
+    assert!(
+        count.trim().parse::<usize>().unwrap() > 20_000 * 9,
+        "{count}"
+    );
+    let script = "yes | $MINI run -t $BUSYBOX -- sleep 1; echo ${PIPESTATUS[1]}";
+    let text = bash(&bench, script).output().expect(0).stdout;
+    assert!(text.trim_end().ends_with('0'), "{text}");
+}

@@ -249,13 +249,7 @@ fn a_trace_has_the_lines_of_the_dry_run_in_the_same_order() {
                 .filter(|line| !line.starts_with("# "))
                 .map(|line| format!("{line}\n"))
                 .collect();
-            // The last step of the command's is never over.
-            let plan = plan
-                .lines()
-                .filter(|line| !line.contains(" execve("))
-                .collect::<Vec<_>>()
-                .join("\n");
-            assert_eq!(without_id(done.trim_end()), without_id(&plan), "{set:?}");
+            assert_eq!(without_id(&done), without_id(&plan), "{set:?}");
         }
     }
 }
@@ -582,6 +576,14 @@ fn compare(bench: &Bench, rest: &[&str], user: bool) {
         .zip(planned.iter().zip(&seen))
     {
         for (index, (planned, seen)) in planned.iter().zip(seen).enumerate() {
+            // An ordinary user's strace cannot read the memory of a process that is not dumpable.
+            let hidden = seen
+                .arguments
+                .iter()
+                .any(|argument| argument.starts_with("0x7f"));
+            if hidden && planned.name == seen.name {
+                continue;
+            }
             assert_eq!(planned, seen, "call {index} of the {actor}, {rest:?}");
         }
         assert_eq!(

@@ -252,7 +252,7 @@ fn with_newuidmap_there_is_a_range_of_ids() {
         run --upper disk $BUSYBOX -- sh -c 'chown 7 /etc/passwd; stat -c %u /etc/passwd; exit 5' || echo status $?";
     let output = with_range(&bench, script).output().expect(0);
     let expected = " 0 1000 1\n 1 200000 65536\n 0 1000 1\n 1 200000 65536\n0\n5 6\n1000 1000\n\
-        uid=1000(user) gid=1000(user) groups=29(audio)\n/dev/pts/0\nuser tty\n7\nstatus 5\n";
+        uid=1000(user) gid=1000(user) groups=29(audio),1000(user)\n/dev/pts/0\nuser tty\n7\nstatus 5\n";
     assert_eq!(
         output.stdout.replace('\r', ""),
         expected,
@@ -373,12 +373,15 @@ fn the_directories_are_those_of_the_xdg_base_directory_specification() {
     );
     assert_eq!(
         plan(&[&runtime_dir, &data_home]),
-        [format!("{runtime}/mini"), format!("{data}/mini/containers")]
+        [
+            format!("{runtime}/mini/running"),
+            format!("{data}/mini/containers")
+        ]
     );
     assert_eq!(
         plan(&[&runtime_dir, &home_dir]),
         [
-            format!("{runtime}/mini"),
+            format!("{runtime}/mini/running"),
             format!("{home}/.local/share/mini/containers")
         ]
     );
@@ -389,7 +392,12 @@ fn the_directories_are_those_of_the_xdg_base_directory_specification() {
         &["run", bench.busybox(), "--", "true"],
     );
     run.output().ok();
-    for path in ["runtime/mini", "data/mini", "data/mini/containers"] {
+    for path in [
+        "runtime/mini",
+        "runtime/mini/running",
+        "data/mini",
+        "data/mini/containers",
+    ] {
         let status = fs::metadata(bench.path(path)).unwrap();
         assert_eq!(
             (status.uid(), status.mode() & 0o777),
@@ -397,7 +405,12 @@ fn the_directories_are_those_of_the_xdg_base_directory_specification() {
             "{path}"
         );
     }
-    assert_eq!(fs::read_dir(bench.path("runtime/mini")).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(bench.path("runtime/mini/running"))
+            .unwrap()
+            .count(),
+        0
+    );
     assert_eq!(
         fs::read_dir(bench.path("data/mini/containers"))
             .unwrap()
@@ -504,4 +517,38 @@ fn root_of_a_user_namespace_is_root_enough() {
         ],
     );
     assert_eq!(run.output().ok(), "0\n");
+}
+
+#[test]
+fn the_container_cannot_change_minis_own_binary_through_its_init() {
+    let Some(bench) = bench("exe") else {
+        return;
+    };
+    // The user's own copy: as its owner, root inside may change its mode and times, if it can name it.
+    let own = bench.path("own-mini");
+    fs::copy(mini(), &own).unwrap();
+    chown(&own, Some(USER), Some(USER)).unwrap();
+    let before = fs::metadata(&own).unwrap();
+    let script = "chmod 4777 /proc/1/exe; touch -d 200101010000 /proc/1/exe; cat /proc/1/environ /proc/1/maps; true";
+    let image = bench.busybox().to_owned();
+    let words = [
+        own.to_str().unwrap(),
+        "run",
+        &image,
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let output = as_user(&bench, &words).output().expect(0);
+    assert_eq!(output.stdout, "");
+    assert_eq!(
+        output.stderr.matches("Permission denied").count(),
+        4,
+        "{}",
+        output.stderr
+    );
+    let after = fs::metadata(&own).unwrap();
+    assert_eq!(before.permissions(), after.permissions());
+    assert_eq!(before.modified().unwrap(), after.modified().unwrap());
 }

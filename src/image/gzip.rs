@@ -1,7 +1,7 @@
 //! gzip: the frame around a deflate stream (RFC 1952), with every check sum verified.
 //!
 //! Inflating is miniz_oxide's work. The frame is ours because the crates that have one bring 20 KB of CRC code for
-//! processors with and without AVX-512; here it is one table of 4 KB.
+//! processors with and without AVX-512; here it is a table of 2 KB.
 
 use std::io::{BufRead, Error, ErrorKind, Read, Result};
 
@@ -127,16 +127,17 @@ impl<R: BufRead> Read for Gunzip<R> {
     }
 }
 
-/// Tables for four bytes at a time ("slicing by 4"), of the polynomial 0xedb88320.
-static TABLES: [[u32; 256]; 4] = {
-    let mut tables = [[0; 256]; 4];
+/// Tables for two bytes at a time ("slicing by 2"), of the polynomial 0xedb88320. Four would be faster by a tenth of
+/// what inflating takes, and 2 KB larger.
+static TABLES: [[u32; 256]; 2] = {
+    let mut tables = [[0; 256]; 2];
     let mut index = 0;
-    while index < 1024 {
+    while index < 512 {
         let (table, byte) = (index / 256, index % 256);
         let mut crc = if table == 0 {
             byte as u32
         } else {
-            tables[table - 1][byte]
+            tables[0][byte]
         };
         let mut bit = 0;
         while bit < 8 {
@@ -151,11 +152,11 @@ static TABLES: [[u32; 256]; 4] = {
 
 /// CRC-32 as gzip has it, without the complement at both ends.
 fn crc32(mut crc: u32, bytes: &[u8]) -> u32 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    for word in words {
-        crc ^= u32::from_le_bytes(*word);
-        let [a, b, c, d] = crc.to_le_bytes().map(usize::from);
-        crc = TABLES[3][a] ^ TABLES[2][b] ^ TABLES[1][c] ^ TABLES[0][d];
+    let (pairs, rest) = bytes.as_chunks::<2>();
+    for pair in pairs {
+        crc ^= u32::from(u16::from_le_bytes(*pair));
+        let [a, b, ..] = crc.to_le_bytes().map(usize::from);
+        crc = TABLES[1][a] ^ TABLES[0][b] ^ (crc >> 16);
     }
     for byte in rest {
         crc = (crc >> 8) ^ TABLES[0][usize::from(crc as u8 ^ byte)];
