@@ -197,7 +197,8 @@ fn a_dry_run_needs_no_privilege() {
             .ok();
         let log = fs::read_to_string(log).unwrap();
         for call in [
-            "mkdir", "mount(", "unshare(", "clone", "O_CREAT", "unlink", "flock(", "setns(",
+            "mkdir", "mount(", "unshare(", "clone(", "clone3(", "O_CREAT", "unlink", "flock(",
+            "setns(",
         ] {
             // A null target asks whether the call exists.
             let made: Vec<_> = log

@@ -385,7 +385,7 @@ fn the_directories_are_those_of_the_xdg_base_directory_specification() {
             format!("{home}/.local/share/mini/containers")
         ]
     );
-    assert_eq!(plan(&[&home_dir])[0], "/tmp/mini-1000");
+    assert_eq!(plan(&[&home_dir])[0], "/tmp/mini-1000/running");
     let run = plain(
         &bench,
         &[&runtime_dir, &data_home],
