@@ -578,10 +578,9 @@ fn compare(bench: &Bench, rest: &[&str], user: bool) {
     {
         for (index, (planned, seen)) in planned.iter().zip(seen).enumerate() {
             // An ordinary user's strace cannot read the memory of a process that is not dumpable.
-            let hidden = seen
-                .arguments
-                .iter()
-                .any(|argument| argument.starts_with("0x7f"));
+            let mut pairs = planned.arguments.iter().zip(&seen.arguments);
+            let hidden =
+                pairs.any(|(text, pointer)| text.starts_with('"') && pointer.starts_with("0x"));
             if hidden && planned.name == seen.name {
                 continue;
             }
