@@ -11,28 +11,35 @@ use linux_raw_sys::general as raw;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    FileType, Gid, Mode, OFlags, RawDir, Uid, fchown, mkdir, mknodat, openat, symlink,
+    FileType, FsWord, Gid, Mode, OFlags, RawDir, Uid, chmod, chown, fchown, fstatfs, mkdir,
+    mknodat, openat, stat, symlink,
 };
 use rustix::io::{Errno, FdFlags, pwrite, read, write};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::{RecvFlags, recv};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     DumpableBehavior, Pid, chdir, getpgrp, getpid, ioctl_tiocsctty, pivot_root,
     set_child_subreaper, set_dumpable_behavior, setpgid, setsid, umask,
 };
 use rustix::pty::unlockpt;
 use rustix::termios::{Winsize, tcsetwinsize};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
+};
 
 use crate::init::Role;
 use crate::report::{Detail, Outcome, Report};
 use crate::step::Step;
 use crate::sys::Word;
 use crate::user::User;
-use crate::{exec, init, resolve, rootfs, sys};
+use crate::{capabilities, exec, init, mask, resolve, rootfs, sys};
 
 /// Exit status of a container whose set-up failed; the supervisor has the report and knows better.
 const SETUP_FAILED: i32 = 125;
+const CANNOT_RUN: i32 = 126;
+const NOT_FOUND: i32 = 127;
 
 /// What is known only at run time: the slots that steps fill and later steps use.
 pub struct Context {
@@ -88,19 +95,42 @@ pub struct Program {
 /// succeeds. At [`Step::Fork`] a second process goes on with the rest while this one becomes the reaper.
 /// `first` is the index of the first step, as reports give it.
 pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
+    let trace = program.trace;
+    let mut ready = false;
     for (index, step) in program.steps.iter().enumerate() {
-        let started = nanoseconds(program.trace);
+        let started = nanoseconds(trace);
         let mut attached = None;
         let result = match step {
-            Step::Fork => {
+            Step::Fork(init, hold) => {
                 let rest = Program {
                     steps: program.steps.get(index + 1..).unwrap_or_default(),
                     ..program
                 };
-                match sys::clone(0, || container(rest, first + index + 1, context)) {
-                    Ok(pid) => {
-                        report(program, context, first + index, Ok(()), started, None);
-                        close_from(0);
+                let gate = hold.then(|| pipe_with(PipeFlags::CLOEXEC)).transpose();
+                let forked = gate.and_then(|gate| {
+                    let command = || match await_init(gate.as_ref()) {
+                        true => container(rest, first + index + 1, context),
+                        false => SETUP_FAILED,
+                    };
+                    sys::clone(0, command).map(|pid| (pid, gate))
+                });
+                match forked {
+                    Ok((pid, gate)) => {
+                        let took = nanoseconds(trace).saturating_sub(started);
+                        let result = init.iter().try_for_each(|step| perform(step, context));
+                        report(context, trace, first + index, result, took, None);
+                        if result.is_err() {
+                            return SETUP_FAILED;
+                        }
+                        // Nothing of the supervisor's is left here when the command begins.
+                        match gate.as_ref().map(|(_, go)| sys::duplicate(go, 0)) {
+                            None => close_from(0),
+                            Some(kept) => {
+                                close_from(1);
+                                let _ = kept.and_then(|()| write(sys::borrow(0), b"!").map(drop));
+                                sys::close(0);
+                            }
+                        }
                         let role = if getpid() == Pid::INIT {
                             Role::Init
                         } else {
@@ -115,59 +145,76 @@ pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
                 open_terminal(context, ptmx, terminal, *size).map(|master| attached = Some(master))
             }
             step => {
-                if matches!(step, Step::Execve(_)) {
-                    // The last word if it succeeds: only so does the supervisor know that it was reached.
-                    let report = Report {
-                        step: (first + index) as u16,
-                        outcome: Outcome::Done,
-                        nanoseconds: 0,
-                        detail: Detail::NONE,
-                    };
-                    let _ = context
-                        .control
-                        .as_ref()
-                        .map(|control| report.send(control.as_fd(), None));
+                if ready && trace {
+                    // Before, because afterwards it may be too late, or forbidden by a filter from a file.
+                    report(context, true, first + index, Ok(()), 0, None);
                 }
                 perform(step, context)
             }
         };
         let failed = result.is_err();
+        let ready_now = matches!(step, Step::Ready);
+        if ready_now && trace {
+            let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+        }
         report(
-            program,
             context,
+            (trace && !ready) || ready_now,
             first + index,
             result,
-            started,
+            nanoseconds(trace).saturating_sub(started),
             attached.as_ref().map(AsFd::as_fd),
         );
         if failed {
-            return SETUP_FAILED;
+            // The status counts where a filter from a file has kept the report back.
+            return match (step, result) {
+                (Step::Execve(_), Err(Errno::NOENT)) => NOT_FOUND,
+                (Step::Execve(_), _) => CANNOT_RUN,
+                _ => SETUP_FAILED,
+            };
         }
+        if ready_now && trace {
+            // The supervisor looks at what this process is, and says when it has seen it.
+            let _ = (context.control.as_ref())
+                .map(|control| recv(control, &mut [0; 1], RecvFlags::empty()));
+        }
+        ready |= ready_now;
     }
     SETUP_FAILED
 }
 
-fn nanoseconds(trace: bool) -> u64 {
-    if !trace {
-        return 0;
+/// The time, if it is wanted.
+pub fn nanoseconds(trace: bool) -> u64 {
+    if trace {
+        sys::clock(raw::CLOCK_MONOTONIC)
+    } else {
+        0
     }
-    sys::clock(raw::CLOCK_MONOTONIC)
 }
 
+/// Waits until init has given up its privileges; false if it has ended instead.
+fn await_init(gate: Option<&(OwnedFd, OwnedFd)>) -> bool {
+    let Some((wait, go)) = gate else {
+        return true;
+    };
+    sys::close(go.as_raw_fd());
+    read(wait, &mut [0; 1]) == Ok(1)
+}
+
+/// Reports a failure; with `tell` also that nothing failed.
 fn report(
-    program: Program,
     context: &Context,
+    tell: bool,
     index: usize,
     result: rustix::io::Result<()>,
-    started: u64,
+    nanoseconds: u64,
     attached: Option<BorrowedFd<'_>>,
 ) {
     let outcome = match result {
-        Ok(()) if !program.trace && attached.is_none() => return,
+        Ok(()) if !tell && attached.is_none() => return,
         Ok(()) => Outcome::Done,
         Err(errno) => Outcome::Failed(errno),
     };
-    let nanoseconds = nanoseconds(program.trace).saturating_sub(started);
     let (step, detail) = (index as u16, context.detail);
     let report = Report {
         step,
@@ -188,12 +235,14 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
         Step::CloseOnExec => close_on_exec(),
         Step::Unshare(flags) => sys::unshare(*flags),
         Step::Mount(mount) => rootfs::mount(root, mount),
-        Step::MountAttributes(target, attributes) => {
-            rootfs::set_attributes(root, *target, *attributes)
-        }
+        Step::MountAttributes(path, attributes) => sys::mount_setattr(path, *attributes),
         Step::Mkdir(path, mode) => mkdir(*path, Mode::from_raw_mode(*mode)),
         Step::Symlink(to, path) => symlink(*to, *path),
-        Step::Mknod(path, major, minor) => mknod(path, *major, *minor),
+        Step::Mknod(path, mode, major, minor) => {
+            let (kind, mode) = (FileType::from_raw_mode(*mode), Mode::from_raw_mode(*mode));
+            let device = rustix::fs::makedev(*major, *minor);
+            mknodat(rustix::fs::CWD, *path, kind, mode, device)
+        }
         Step::WriteFile(path, text) => {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
             let file = openat(rustix::fs::CWD, *path, flags, Mode::from_raw_mode(0o644))?;
@@ -209,6 +258,18 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
                 _ => Ok(()),
             }
         }
+        Step::BecomeRoot => {
+            set_thread_groups(&[])?;
+            set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+            set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+        }
+        Step::JoinKeyring => match sys::join_session_keyring() {
+            // No CONFIG_KEYS: there are no keys to keep out of reach. EPERM: a filter around mini, which the command
+            // inherits, keeps it from all keys.
+            Err(Errno::NOSYS | Errno::PERM) => Ok(()),
+            result => result,
+        },
+        Step::CopyOwner(path, model) => copy_owner(path, model),
         Step::DieWithSupervisor(signal) => sys::set_parent_death_signal(*signal),
         Step::CheckSupervisor => check_supervisor(context),
         Step::HideCaller => hide_caller(),
@@ -229,6 +290,11 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
         Step::MakeDirectory(path) => {
             let mode = Mode::from_raw_mode(0o755);
             resolve::make_dir(root.ok_or(Errno::BADF)?, path.to_bytes(), mode).map(drop)
+        }
+        Step::Mask(path) => mask::mask(root.ok_or(Errno::BADF)?, path),
+        Step::ReadOnly(path) => mask::read_only(root.ok_or(Errno::BADF)?, path),
+        Step::Sysctl(path, value, optional) => {
+            mask::sysctl(root.ok_or(Errno::BADF)?, path, value, *optional)
         }
         Step::Chdir(path) => chdir(*path),
         Step::PivotRoot => pivot_root(c".", c"."),
@@ -252,12 +318,28 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
                 .and_then(Option::as_ref);
             sys::duplicate(source.ok_or(Errno::BADF)?, i32::from(*number))
         }
+        Step::Null(number) => {
+            let flags = OFlags::RDWR | OFlags::CLOEXEC;
+            let null = openat(rustix::fs::CWD, c"/dev/null", flags, Mode::empty())?;
+            sys::duplicate(&null, i32::from(*number))
+        }
         Step::CloseDescriptors => close_descriptors(context),
-        Step::Limit(limit) => sys::set_limit(limit.resource, limit.soft, limit.hard),
+        Step::Limit(limit) => {
+            sys::limit(0, limit.resource, Some((limit.soft, limit.hard))).map(drop)
+        }
         Step::Umask(mask) => {
             umask(Mode::from_raw_mode(*mask));
             Ok(())
         }
+        Step::DropBounding(kept, highest) => capabilities::drop_bounding(*kept, *highest),
+        Step::KeepKill => capabilities::keep_kill(),
+        Step::KeepCapabilities => set_keep_capabilities(true),
+        Step::Capabilities(root, other) => match context.user.uid {
+            0 => capabilities::set(*root, false),
+            _ => capabilities::set(*other, *other != 0),
+        },
+        Step::NoNewPrivileges => set_no_new_privs(true),
+        Step::Seccomp(program, flags) => sys::set_filter(program, *flags),
         Step::Setgroups => set_groups(context.user.groups()),
         Step::Setgid => {
             let gid = Gid::from_raw(context.user.gid);
@@ -277,6 +359,7 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             context.user = User::lookup(root, user, *group, &mut context.detail)?;
             Ok(())
         }
+        Step::Ready => Ok(()), // the report says it
         Step::Execve(command) => {
             context.environment.set_home(context.user.home());
             let (errno, detail) = exec::execute(command, context.environment.words);
@@ -284,24 +367,20 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             Err(errno)
         }
         // The loop above deals with these.
-        Step::Fork | Step::OpenTerminal(..) => Err(Errno::NOSYS),
+        Step::Fork(..) | Step::OpenTerminal(..) => Err(Errno::NOSYS),
     }
 }
 
-fn mknod(path: &CStr, major: u32, minor: u32) -> rustix::io::Result<()> {
-    let kind = if major == 0 {
-        FileType::RegularFile
-    } else {
-        FileType::CharacterDevice
-    };
-    let device = rustix::fs::makedev(major, minor);
-    mknodat(
-        rustix::fs::CWD,
-        path,
-        kind,
-        Mode::from_raw_mode(0o666),
-        device,
-    )
+/// The upper directory's owner and mode are what the container's `/` shows.
+fn copy_owner(path: &CStr, model: &CStr) -> rustix::io::Result<()> {
+    let status = stat(model)?;
+    let (uid, gid) = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
+    match chown(path, Some(uid), Some(gid)) {
+        // An owner that the user namespace does not map.
+        Err(errno) if errno != Errno::INVAL => return Err(errno),
+        _ => {}
+    }
+    chmod(path, Mode::from_raw_mode(status.st_mode & 0o7777))
 }
 
 /// A supervisor that died before `PR_SET_PDEATHSIG` sends no signal, and getppid() is 0 across pid namespaces
@@ -323,6 +402,9 @@ fn check_supervisor(context: &Context) -> rustix::io::Result<()> {
 /// container reads the caller's environment in /proc/1/environ. The areas are in proc(5) stat, fields 48 to 51;
 /// written through /proc/self/mem because only the C library's start-up code knows the pointers.
 fn hide_caller() -> rustix::io::Result<()> {
+    // A change of ids takes /proc/self away from a process, and the supervisor may have given it up (proc(5),
+    // prctl(2) PR_SET_DUMPABLE); it is taken back.
+    set_dumpable_behavior(DumpableBehavior::Dumpable)?;
     let open = |path: &CStr, flags| {
         openat(
             rustix::fs::CWD,
@@ -355,6 +437,9 @@ fn hide_caller() -> rustix::io::Result<()> {
     pwrite(&memory, b"mini init", arguments).map(drop)
 }
 
+/// linux/magic.h
+const DEVPTS_SUPER_MAGIC: FsWord = 0x1cd1;
+
 /// Opens a new pty and returns its master; the other side, the terminal, stays in the context.
 fn open_terminal(
     context: &mut Context,
@@ -376,7 +461,14 @@ fn open_terminal(
         },
     )?;
     // By its path, which no image has a say in. TIOCGPTPEER would need Linux 4.13.
-    context.terminal = Some(openat(rustix::fs::CWD, terminal, flags, Mode::empty())?);
+    let terminal = openat(rustix::fs::CWD, terminal, flags, Mode::empty())?;
+    // A volume may have been mounted over /dev through a symbolic link (CVE-2025-52565 was of this kind).
+    for opened in [&master, &terminal] {
+        if fstatfs(opened)?.f_type != DEVPTS_SUPER_MAGIC {
+            return Err(Errno::NOTTY);
+        }
+    }
+    context.terminal = Some(terminal);
     Ok(master)
 }
 

@@ -10,8 +10,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use argh::FromArgs;
 use linux_raw_sys::general as raw;
 
+use crate::capability::{self, Capabilities};
 use crate::error::{Error, Result};
-use crate::spec::{self, Spec};
+use crate::seccomp::Seccomp;
+use crate::spec::{self, Spec, Upper, Userns};
 
 /// What to do, with everything in it validated.
 pub enum Action {
@@ -82,7 +84,8 @@ struct Run {
     /// directory the command starts in, made if missing (default: /)
     #[argh(option, short = 'w')]
     workdir: Option<String>,
-    /// user the command runs as, USER[:GROUP], names or numbers of the container (default: root)
+    /// user the command runs as, USER[:GROUP], names or numbers of the container (default: root; with --userns
+    /// keep-id the caller)
     #[argh(option, short = 'u')]
     user: Option<String>,
     /// pass standard input on even if it is a terminal and the output is not
@@ -91,7 +94,8 @@ struct Run {
     /// give the command a terminal of its own (default if input and output are terminals)
     #[argh(switch, short = 't')]
     tty: bool,
-    /// mount a file or directory of the host, SRC:DST[:ro]; repeatable
+    /// mount a file or directory of the host, SRC:DST[:OPTION,...]: ro, rw (default), noidmap (container root is
+    /// nobody there; by default ids inside are ids on disk); repeatable
     #[argh(option, short = 'v')]
     volume: Vec<String>,
     /// mount an empty file system in memory, DST[:size=N,mode=N,exec,...]; repeatable
@@ -100,6 +104,9 @@ struct Run {
     /// make the root file system read-only
     #[argh(switch)]
     read_only: bool,
+    /// give the container a device of the host, SRC[:DST][:rwm], with DST below /dev (default: SRC); repeatable
+    #[argh(option)]
+    device: Vec<String>,
     /// size of /dev/shm (default: 64m)
     #[argh(option)]
     shm_size: Option<String>,
@@ -133,9 +140,39 @@ struct Run {
     /// cgroup namespace: host shares the host's
     #[argh(option)]
     cgroupns: Option<String>,
+    /// user namespace: auto (ids of the container's own, default), host (none: root is the host's root) or keep-id
+    /// (the caller has the same ids inside)
+    #[argh(option)]
+    userns: Option<String>,
     /// own time namespace: uptime and the monotonic clock start at zero
     #[argh(switch)]
     time: bool,
+    /// capability to add, as in NET_RAW, or ALL; repeatable, or with commas
+    #[argh(option)]
+    cap_add: Vec<String>,
+    /// capability to take from the eleven of the default, or ALL; repeatable, or with commas
+    #[argh(option)]
+    cap_drop: Vec<String>,
+    /// set-uid programs and file capabilities give nothing (default; --no-new-privs=false lets them)
+    #[argh(switch)]
+    no_new_privs: bool,
+    /// what `--no-new-privs=false` becomes for argh
+    #[argh(switch, hidden_help)]
+    new_privs: bool,
+    /// system calls: unconfined (allow all), log (only record what would be denied) or FILE, a profile in Docker's
+    /// format (default: mini's own profile)
+    #[argh(option)]
+    seccomp: Option<String>,
+    /// what concerns the host in /proc and /sys: default (hidden or read-only) or none (all open)
+    #[argh(option)]
+    masks: Option<String>,
+    /// kernel parameter KEY=VALUE of the container's namespaces (net.*, fs.mqueue.*, kernel.shm* ...); repeatable
+    #[argh(option)]
+    sysctl: Vec<String>,
+    /// make root inside the host's root: --cap-add ALL --userns host --no-new-privs=false --seccomp unconfined
+    /// --masks none, each unless given otherwise
+    #[argh(switch)]
+    privileged: bool,
     /// remove the container's changes afterwards (default)
     #[argh(switch)]
     rm: bool,
@@ -175,7 +212,7 @@ struct Init {
 }
 
 /// The options that take no value, by long name and letter. A test compares it with the structures above.
-const SWITCHES: [&str; 13] = [
+const SWITCHES: [&str; 16] = [
     "--interactive",
     "-i",
     "--tty",
@@ -184,6 +221,9 @@ const SWITCHES: [&str; 13] = [
     "--init",
     "--no-init",
     "--time",
+    "--no-new-privs",
+    "--new-privs",
+    "--privileged",
     "--rm",
     "--keep",
     "--dry-run",
@@ -217,9 +257,10 @@ fn normalise(arguments: Vec<OsString>) -> Result<Normalised> {
             if SWITCHES.contains(&name) {
                 match given {
                     "true" => options.push(name.to_owned()),
-                    // The two that are on by default; for the others this is the default.
+                    // The three that are on by default; for the others this is the default.
                     "false" if name == "--init" => options.push("--no-init".to_owned()),
                     "false" if name == "--rm" => options.push("--keep".to_owned()),
+                    "false" if name == "--no-new-privs" => options.push("--new-privs".to_owned()),
                     "false" => {}
                     _ => {
                         return Err(Error::new(format!(
@@ -306,7 +347,10 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
             if rest.first().is_some_and(|word| word == "--") {
                 rest.remove(0);
             }
-            run.into_spec(rootfs, rest)
+            Ok(Action::Run {
+                spec: Box::new(run.spec(rootfs, rest)?),
+                mode: run.mode(),
+            })
         }
         Command::Init(init) if init.command.is_empty() => Err(Error::new("init: no command given")),
         Command::Init(_) => Ok(Action::Init(
@@ -330,20 +374,8 @@ fn usage(command: &str, output: &str) -> Error {
 }
 
 impl Run {
-    fn into_spec(self, rootfs: OsString, command: Vec<OsString>) -> Result<Action> {
-        if self.init && self.no_init {
-            return Err(Error::new("--init and --no-init exclude each other"));
-        }
-        if self.rm && self.keep {
-            return Err(Error::new("--rm and --keep exclude each other"));
-        }
-        let mut environment = Vec::new();
-        for file in &self.env_file {
-            environment.extend(spec::environment_file(file)?);
-        }
-        for variable in &self.env {
-            environment.extend(spec::variable("--env", variable.as_bytes())?);
-        }
+    /// The namespaces shared with the host.
+    fn shared(&self) -> Result<u32> {
         let mut shared = 0;
         for (option, value, flag, other) in [
             ("--net", &self.net, raw::CLONE_NEWNET, "none"),
@@ -357,17 +389,8 @@ impl Run {
                 "private",
             ),
         ] {
-            match value.as_deref() {
-                None => {}
-                Some("host") => shared |= flag,
-                Some(value) if value == other => {}
-                Some(value) => {
-                    return Err(spec::invalid(
-                        option,
-                        value,
-                        &format!("not host or {other}"),
-                    ));
-                }
+            if choice(option, value, &["host", other])? == Some("host") {
+                shared |= flag;
             }
         }
         if shared & raw::CLONE_NEWUTS != 0 && self.hostname.is_some() {
@@ -375,20 +398,49 @@ impl Run {
                 "--hostname would rename the host under --uts host",
             ));
         }
+        Ok(shared)
+    }
+
+    fn spec(&self, rootfs: OsString, command: Vec<OsString>) -> Result<Spec> {
+        for (both, options) in [
+            (self.init && self.no_init, "--init and --no-init"),
+            (
+                self.no_new_privs && self.new_privs,
+                "--no-new-privs and --no-new-privs=false",
+            ),
+            (self.rm && self.keep, "--rm and --keep"),
+        ] {
+            if both {
+                return Err(Error::new(format!("{options} exclude each other")));
+            }
+        }
+        let mut environment = Vec::new();
+        for file in &self.env_file {
+            environment.extend(spec::environment_file(file)?);
+        }
+        for variable in &self.env {
+            environment.extend(spec::variable("--env", variable.as_bytes())?);
+        }
+        let shared = self.shared()?;
         // If it was deleted, a relative path leads nowhere, and the error says so.
         let cwd = std::env::current_dir().unwrap_or_default();
-        let (user, group) = spec::user(self.user.as_deref().unwrap_or("0"))?;
+        let (user, group) = given(&self.user, spec::user)?.unzip();
+        let userns = match choice("--userns", &self.userns, &["auto", "host", "keep-id"])? {
+            Some("auto") => Userns::Auto,
+            Some("keep-id") => Userns::KeepId,
+            None if !self.privileged => Userns::Default,
+            _ => Userns::Host,
+        };
+        let (capabilities, seccomp) = match self.privileged {
+            true => (capability::ALL, Seccomp::Unconfined),
+            false => (capability::DEFAULT, Seccomp::Default),
+        };
+        let masks = choice("--masks", &self.masks, &["default", "none"])?;
         let command: Vec<Vec<u8>> = command.into_iter().map(OsStringExt::into_vec).collect();
-        let spec = Spec {
+        Ok(Spec {
             rootfs: spec::rootfs(rootfs)?,
-            name: self
-                .name
-                .map(|name| spec::name("--name", name))
-                .transpose()?,
-            hostname: self
-                .hostname
-                .map(|name| spec::name("--hostname", name))
-                .transpose()?,
+            name: given(&self.name, |text| spec::name("--name", text))?,
+            hostname: given(&self.hostname, |text| spec::name("--hostname", text))?,
             command: if command.is_empty() {
                 vec![b"/bin/sh".to_vec()]
             } else {
@@ -397,29 +449,15 @@ impl Run {
             environment,
             workdir: spec::workdir(self.workdir.as_deref().unwrap_or("/"))?,
             user,
-            group,
+            group: group.flatten(),
             interactive: self.interactive,
             tty: self.tty,
-            volumes: (self.volume.iter())
-                .map(|text| spec::volume(text, &cwd))
-                .collect::<Result<_>>()?,
-            tmpfs: self
-                .tmpfs
-                .iter()
-                .map(|text| spec::tmpfs(text))
-                .collect::<Result<_>>()?,
+            volumes: each(&self.volume, |text| spec::volume(text, &cwd))?,
+            tmpfs: each(&self.tmpfs, spec::tmpfs)?,
             read_only: self.read_only,
             shm_size: spec::size("--shm-size", self.shm_size.as_deref().unwrap_or("64m"))?,
-            limits: self
-                .ulimit
-                .iter()
-                .map(|text| spec::limit(text))
-                .collect::<Result<_>>()?,
-            oom_score_adj: self
-                .oom_score_adj
-                .as_deref()
-                .map(oom_score_adj)
-                .transpose()?,
+            limits: each(&self.ulimit, spec::limit)?,
+            oom_score_adj: given(&self.oom_score_adj, oom_score_adj)?,
             stop_signal: spec::signal(
                 "--stop-signal",
                 self.stop_signal.as_deref().unwrap_or("TERM"),
@@ -428,20 +466,49 @@ impl Run {
             shared,
             time: self.time,
             keep: self.keep,
-            upper: self
-                .upper
-                .as_deref()
-                .map_or(Ok(spec::Upper::Default), spec::upper)?,
-        };
-        let mode = match (self.dry_run, self.trace) {
+            upper: given(&self.upper, spec::upper)?.unwrap_or(Upper::Default),
+            userns,
+            privileged: self.privileged,
+            capabilities: Capabilities::parse(capabilities, &self.cap_add, &self.cap_drop)?,
+            no_new_privs: self.no_new_privs || !(self.new_privs || self.privileged),
+            seccomp: given(&self.seccomp, Seccomp::parse)?.unwrap_or(seccomp),
+            masks: masks.map_or(!self.privileged, |masks| masks == "default"),
+            sysctls: each(&self.sysctl, |text| spec::sysctl(text, shared))?,
+            devices: each(&self.device, spec::device)?,
+        })
+    }
+
+    fn mode(&self) -> Mode {
+        match (self.dry_run, self.trace) {
             (true, _) => Mode::DryRun,
             (_, true) => Mode::Trace,
             _ => Mode::Normal,
-        };
-        Ok(Action::Run {
-            spec: Box::new(spec),
-            mode,
-        })
+        }
+    }
+}
+
+/// Parses the value of an option, if it was given.
+fn given<T>(value: &Option<String>, parse: impl Fn(&str) -> Result<T>) -> Result<Option<T>> {
+    value.as_deref().map(parse).transpose()
+}
+
+/// Parses every value of an option that can be repeated.
+fn each<T>(values: &[String], parse: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
+    let mut parsed = Vec::new();
+    for value in values {
+        parsed.push(parse(value)?);
+    }
+    Ok(parsed)
+}
+
+/// The value of an option that is one of `known`, if it was given.
+fn choice<'a>(option: &str, value: &'a Option<String>, known: &[&str]) -> Result<Option<&'a str>> {
+    match value.as_deref() {
+        Some(value) if !known.contains(&value) => {
+            let what = format!("not {}", known.join(" or "));
+            Err(spec::invalid(option, value, &what))
+        }
+        value => Ok(value),
     }
 }
 
@@ -504,6 +571,50 @@ mod tests {
         }
     }
 
+    fn spec(line: &str) -> Spec {
+        match parse(line.split(' ').map(Into::into).collect()) {
+            Ok(Action::Run { spec, .. }) => *spec,
+            _ => panic!("not a run: {line}"),
+        }
+    }
+
+    #[test]
+    fn privileged_is_resolved_and_can_be_taken_back_in_parts() {
+        let check = |options: &str, userns, no_new_privs, seccomp, masks, granted| {
+            let spec = spec(&format!("run {options}x.tar"));
+            assert_eq!(spec.userns, userns, "{options}");
+            assert_eq!(spec.no_new_privs, no_new_privs, "{options}");
+            assert_eq!(format!("{:?}", spec.seccomp), seccomp, "{options}");
+            assert_eq!(spec.masks, masks, "{options}");
+            assert_eq!(spec.capabilities.granted(40).unwrap(), granted, "{options}");
+        };
+        let (few, all) = (capability::DEFAULT, capability::ALL >> 23);
+        let (own, host) = (Userns::Default, Userns::Host);
+        check("", own, true, "Default", true, few);
+        check("--no-new-privs ", own, true, "Default", true, few);
+        let options = "--userns auto --no-new-privs=false ";
+        check(options, Userns::Auto, false, "Default", true, few);
+        check("--privileged ", host, false, "Unconfined", false, all);
+        let options = "--privileged --userns keep-id --no-new-privs ";
+        check(options, Userns::KeepId, true, "Unconfined", false, all);
+        let options = "--privileged=true --userns=auto --no-new-privs=false ";
+        check(options, Userns::Auto, false, "Unconfined", false, all);
+        let options = "--masks default --privileged --seccomp log --cap-drop chown ";
+        check(options, host, false, "Log", true, all & !1);
+        // What a user other than root gets, --cap-add names and nothing else does.
+        assert_eq!(spec("run --privileged x.tar").capabilities.add, 0);
+    }
+
+    #[test]
+    fn who_is_meant_without_a_user_is_left_open() {
+        assert_eq!(spec("run x.tar").user, None);
+        let spec = spec("run -u 0:5 x.tar");
+        assert_eq!(
+            (spec.user, spec.group),
+            (Some(b"0".into()), Some(b"5".into()))
+        );
+    }
+
     #[test]
     fn what_cannot_be_parsed_is_one_line() {
         for line in [
@@ -514,6 +625,11 @@ mod tests {
             "run -e",
             "run --net=x y",
             "run --init --no-init x",
+            "run --no-new-privs --no-new-privs=false x",
+            "run --no-new-privs=no x",
+            "run --privileged=x x",
+            "run --cap-add CHOWN --cap-drop cap_chown x",
+            "run --net host --sysctl net.ipv4.ip_forward=1 x",
             "init",
         ] {
             if let Err(error) = parse(line.split(' ').map(Into::into).collect()) {

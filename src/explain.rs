@@ -5,6 +5,7 @@
 
 use container::report::{Detail, Reason};
 use container::step::{Command, Step, Target};
+use linux_raw_sys::general as raw;
 use rustix::io::Errno;
 
 use crate::error::{CANNOT_RUN, Error, NOT_FOUND, quote, reason};
@@ -94,6 +95,13 @@ fn step_hint(step: &Step, errno: Errno, host: &Host) -> &'static str {
             (Target::Root(_), Errno::LOOP | Errno::NOTDIR) => {
                 "the image has no ordinary directory there"
             }
+            (Target::Root(_), Errno::PERM) if host.privileged => {
+                "in a user namespace /proc and /sys must not be covered in part, as other containers have them: \
+                 --userns host does without one"
+            }
+            (Target::Inside(_), Errno::XDEV) => {
+                "a symbolic link in the image leads it to /proc, /sys or /dev"
+            }
             (Target::Inside(_), Errno::ROFS) => {
                 "a mount point cannot be made on a read-only volume"
             }
@@ -102,15 +110,24 @@ fn step_hint(step: &Step, errno: Errno, host: &Host) -> &'static str {
             (_, Errno::PERM | Errno::ACCESS) if !host.privileged => restricted(),
             _ => "",
         },
-        (Step::Unshare(_), _) => namespace_hint(errno, host),
+        (Step::Unshare(flags), _) => namespace_hint(errno, *flags, host),
         (Step::PivotRoot, Errno::INVAL) => "is the root the initial ramfs? not supported yet",
-        (Step::WriteFile(..), Errno::ACCESS) => {
-            "--oom-score-adj: lowering it needs CAP_SYS_RESOURCE"
-        }
         (Step::Limit(_), Errno::PERM) => "--ulimit: raising a hard limit needs CAP_SYS_RESOURCE",
-        (Step::Setuid | Step::Setgid | Step::Setgroups, Errno::INVAL) if !host.privileged => {
+        (Step::Setuid | Step::Setgid | Step::Setgroups | Step::OwnTerminal, Errno::INVAL)
+            if !host.privileged =>
+        {
             "--user: not mapped into the user namespace; /etc/subuid and newuidmap give more ids"
         }
+        (Step::Setuid | Step::Setgid | Step::Setgroups | Step::OwnTerminal, Errno::INVAL) => {
+            "--user: inside there are only ids 0 to 65535; --userns host has them all"
+        }
+        (Step::JoinKeyring, Errno::DQUOT) => "sysctl kernel.keys.maxkeys allows no more keyrings",
+        (Step::Seccomp(..), Errno::INVAL) => "this kernel lacks CONFIG_SECCOMP_FILTER",
+        (Step::Sysctl(..), Errno::NOENT) => "--sysctl: this kernel has no such setting",
+        (Step::Sysctl(..), Errno::ACCESS | Errno::PERM) if host.privileged => {
+            "--sysctl: not allowed in a user namespace; --userns host allows it"
+        }
+        (Step::Sysctl(..), Errno::INVAL) => "--sysctl: the kernel does not take this value",
         _ => "",
     }
 }
@@ -124,17 +141,25 @@ fn sysctl(path: &str) -> Option<i64> {
 }
 
 /// Why a namespace cannot be made, as far as the machine's switches tell.
-pub fn namespace_hint(errno: Errno, host: &Host) -> &'static str {
+pub fn namespace_hint(errno: Errno, flags: u32, host: &Host) -> &'static str {
+    let user = flags & raw::CLONE_NEWUSER != 0;
     if !host.privileged && sysctl("kernel/unprivileged_userns_clone") == Some(0) {
         return "sysctl kernel.unprivileged_userns_clone=1 allows it, or run as root";
     }
     match errno {
         Errno::NOSPC | Errno::USERS if sysctl("user/max_user_namespaces") == Some(0) => {
-            "sysctl user.max_user_namespaces is 0: raise it, or run as root"
+            match host.privileged {
+                true => "sysctl user.max_user_namespaces is 0: raise it, or use --userns host",
+                false => "sysctl user.max_user_namespaces is 0: raise it, or run as root",
+            }
+        }
+        Errno::NOSPC | Errno::USERS if user && host.privileged => {
+            "a limit in /proc/sys/user/max_*_namespaces is reached; --userns host needs one less"
         }
         Errno::NOSPC | Errno::USERS => "a limit in /proc/sys/user/max_*_namespaces is reached",
         Errno::INVAL => "this kernel lacks one of these namespaces: CONFIG_*_NS",
         _ if !host.privileged => restricted(),
+        _ if user => "if it is the user namespace that is refused, --userns host does without",
         _ => "",
     }
 }

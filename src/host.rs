@@ -10,16 +10,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use linux_raw_sys::general as raw;
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, OFlags, accessat, fstat};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 use rustix::termios::{isatty, tcgetwinsize};
 use rustix::thread::{CapabilitySet, capabilities};
 
+use container::step::ResourceLimit;
 use container::sys;
 
 use crate::error::{Error, Result};
-use crate::spec::{Rootfs, Spec};
+use crate::spec::{self, Rootfs, Spec};
 
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -43,18 +44,40 @@ pub struct Host {
     pub mqueue: bool,
     /// `mount_setattr(2)`, Linux 5.12.
     pub mount_setattr: bool,
+    /// Filters of system calls (CONFIG_SECCOMP_FILTER).
+    pub seccomp: bool,
+    /// The highest capability of this kernel.
+    pub last_capability: u32,
+    /// The capabilities that mini has.
+    pub permitted: u64,
+    /// What can be idmapped.
+    pub idmap: Idmap,
     /// Major and minor version of the kernel.
     pub version: (u32, u32),
     /// Below which the directories of running containers are.
     pub run: PathBuf,
+    /// Where the file is in which ranges of ids are claimed.
+    pub ids_in: PathBuf,
     /// Below which the disk directories of containers are.
     pub store: PathBuf,
     /// An existing directory over which a tmpfs is mounted, out of the host's sight, because `run` cannot be made.
     pub cover: Option<PathBuf>,
     /// Whether ROOTFS is a directory.
     pub directory: bool,
+    /// Which of the volumes are directories.
+    pub volume_directories: Vec<bool>,
+    /// The devices asked for; under `--privileged` all.
+    pub devices: Vec<Node>,
+    /// The resource limits that a container gets unless told otherwise.
+    pub limits: Vec<ResourceLimit>,
+    /// The processors that show how often they were throttled.
+    pub thermal: Vec<u32>,
+    /// Whether this user may write to mini's own binary.
+    pub own_binary: bool,
     /// Which of standard input, output and error are terminals.
     pub terminals: [bool; 3],
+    /// Which of them are /dev/null.
+    pub nulls: [bool; 3],
     /// Rows and columns of the caller's terminal.
     pub window: (u16, u16),
     /// The caller's TERM.
@@ -69,6 +92,25 @@ pub struct Host {
     pub clocks: (u64, u64),
 }
 
+/// Whether the file systems of these allow for idmapped mounts.
+#[derive(Debug, Clone)]
+pub struct Idmap {
+    /// ROOTFS, if it is a directory.
+    pub image: bool,
+    pub store: bool,
+    pub volumes: Vec<bool>,
+}
+
+/// A device: its path on the host and in the container, type and mode, major and minor number.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub source: PathBuf,
+    pub target: Vec<u8>,
+    pub mode: u32,
+    pub major: u32,
+    pub minor: u32,
+}
+
 #[derive(Debug, Clone)]
 pub struct Subordinate {
     pub uids: (u32, u32),
@@ -79,10 +121,10 @@ pub struct Subordinate {
 
 /// Probes what a plan for `spec` depends on. Fails on what the user named and is not there, before anything is made.
 pub fn probe(spec: &Spec) -> Result<Host> {
-    let admin =
-        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    let sets = capabilities(None).map_err(|errno| Error::sys("capget", "", errno))?;
+    let admin = sets.effective.contains(CapabilitySet::SYS_ADMIN);
     let mapped = mapped_ids();
-    let privileged = admin && mapped == u32::MAX;
+    let privileged = admin && mapped == u32::MAX && initial_user_namespace();
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
@@ -94,15 +136,18 @@ pub fn probe(spec: &Spec) -> Result<Host> {
                 .any(|line| line.split('\t').nth(1) == Some(name))
         })
     };
-    for volume in &spec.volumes {
-        exists("--volume", &volume.source)?;
-    }
+    let volumes = spec.volumes.iter();
+    let volume_directories = volumes
+        .map(|volume| exists("--volume", &volume.source))
+        .collect::<Result<_>>()?;
     let directory = match &spec.rootfs {
         Rootfs::Stdin => false,
         Rootfs::Path(path) => exists("ROOTFS", path)?,
     };
     let (run, cover) = run_directory(privileged, uid)?;
     let store = store_directory(privileged, &run)?;
+    let mount_setattr = sys::has_mount_setattr();
+    let idmappable = |path: &Path| mount_setattr && privileged && idmappable(path, version);
     let terminals = [0, 1, 2].map(|number| isatty(sys::borrow(number)));
     Ok(Host {
         id: new_id(),
@@ -113,18 +158,39 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         gid,
         subordinate: if admin { None } else { subordinate(uid) },
         namespaces: namespaces(),
-        // An unprivileged overlay needs Linux 5.11; a module is loaded by mounting.
-        overlay: (has("overlay") || module(&release, "overlay"))
-            && (privileged || version >= (5, 11)),
+        // A module is loaded by mounting.
+        overlay: has("overlay") || module(&release, "overlay"),
         mqueue: has("mqueue"),
-        // EPERM is a seccomp filter around mini that does not know it.
-        mount_setattr: !matches!(sys::mount_setattr(c"", 0), Err(Errno::NOSYS | Errno::PERM)),
+        mount_setattr,
+        seccomp: sys::has_seccomp(),
+        last_capability: last_capability(),
+        permitted: sets.permitted.bits(),
+        idmap: Idmap {
+            image: match &spec.rootfs {
+                Rootfs::Path(path) if directory => idmappable(path),
+                _ => false,
+            },
+            store: idmappable(&store),
+            volumes: (spec.volumes.iter())
+                .map(|volume| volume.idmap && idmappable(&volume.source))
+                .collect(),
+        },
         version,
+        ids_in: match creatable(Path::new("/run/mini")) {
+            true => PathBuf::from("/run/mini"),
+            false => run.clone(),
+        },
         run,
         store,
         cover,
         directory,
+        volume_directories,
+        devices: devices(spec, privileged)?,
+        limits: limits(),
+        thermal: thermal(),
+        own_binary: own_binary(uid),
         terminals,
+        nulls: [null(0)?, null(1)?, null(2)?],
         window: window(terminals),
         term: std::env::var_os("TERM").map(|term| term.as_bytes().to_vec()),
         hostname: uname.nodename().to_string_lossy().into_owned(),
@@ -147,6 +213,171 @@ fn mapped_ids() -> u32 {
         .lines()
         .filter_map(|line| line.split_ascii_whitespace().nth(2)?.parse().ok());
     counts.fold(0, u32::saturating_add)
+}
+
+/// Whether the file system below `path`, or below the directory that it will be in, is one that can be idmapped as a
+/// layer of an overlay: by its type and since which kernel (FS_ALLOW_IDMAP in the kernel's fs/). There is no way to
+/// ask without making a user namespace first. Overlay takes such layers since Linux 5.19.
+fn idmappable(path: &Path, version: (u32, u32)) -> bool {
+    let there = path.ancestors().find_map(|path| {
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
+        rustix::fs::statfs(path.as_os_str().as_bytes()).ok()
+    });
+    let since = match there.map_or(0, |status| status.f_type as u32) {
+        0x0000_ef53 => (5, 19), // ext2, ext3, ext4: 5.12
+        0x5846_5342 => (5, 19), // xfs: 5.12
+        0x9123_683e => (5, 19), // btrfs: 5.15
+        0xf2f5_2010 => (5, 19), // f2fs: 5.18
+        0xe0f5_e1e2 => (5, 19), // erofs
+        0x7371_7368 => (6, 2),  // squashfs
+        0x0102_1994 => (6, 3),  // tmpfs
+        _ => return false,
+    };
+    version >= since
+}
+
+/// Whether a standard stream is /dev/null. One that is a directory would be a way out of the container.
+fn null(number: i32) -> Result<bool> {
+    let stream = sys::borrow(number);
+    let path = rustix::fs::fcntl_getfl(stream).is_ok_and(|flags| flags.contains(OFlags::PATH));
+    let Ok(status) = fstat(stream) else {
+        return Ok(false);
+    };
+    match FileType::from_raw_mode(status.st_mode) {
+        kind if kind.is_dir() || path => Err(Error::new(format!(
+            "descriptor {number} is a directory or a path: the container could leave through it"
+        ))),
+        kind => Ok(kind.is_char_device() && status.st_rdev == rustix::fs::makedev(1, 3)),
+    }
+}
+
+/// Whether this user could write to mini's file: its owner may also make it writable.
+fn own_binary(uid: u32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let exe = "/proc/self/exe";
+    fs::metadata(exe).map_or(true, |file| file.uid() == uid)
+        || accessat(CWD, exe, Access::WRITE_OK, AtFlags::EACCESS) != Err(Errno::ACCESS)
+}
+
+/// Whether this is the machine's own user namespace, by its inode: a map of all ids alone does not tell.
+fn initial_user_namespace() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    const PROC_USER_INIT_INO: u64 = 0xefff_fffd; // include/linux/proc_ns.h
+    fs::metadata("/proc/self/ns/user")
+        .map_or(true, |namespace| namespace.ino() == PROC_USER_INIT_INO)
+}
+
+/// The highest capability that this kernel knows: asked, as /proc/sys/kernel/cap_last_cap takes longer to read.
+fn last_capability() -> u32 {
+    const NEWEST: u32 = 40;
+    let first = if sys::has_capability(NEWEST) {
+        NEWEST
+    } else {
+        0
+    };
+    (first..63)
+        .find(|number| !sys::has_capability(number + 1))
+        .unwrap_or(63)
+}
+
+/// The devices of `--device`, and under `--privileged` all that the host has.
+fn devices(spec: &Spec, privileged: bool) -> Result<Vec<Node>> {
+    let mut nodes = Vec::new();
+    for device in &spec.devices {
+        let (path, name) = (&device.source, device.source.as_os_str().as_bytes());
+        let node =
+            node(path, &device.target).map_err(|error| Error::io("--device stat", name, &error))?;
+        nodes.push(node.ok_or_else(|| {
+            Error::new(format!(
+                "--device {}: not a device",
+                crate::error::quote(name)
+            ))
+        })?);
+    }
+    if spec.privileged && privileged {
+        all_devices(Path::new("/dev"), &mut nodes);
+    }
+    Ok(nodes)
+}
+
+fn node(path: &Path, target: &[u8]) -> std::io::Result<Option<Node>> {
+    use std::os::unix::fs::MetadataExt;
+    let status = fs::metadata(path)?;
+    let device = [raw::S_IFCHR, raw::S_IFBLK].contains(&(status.mode() & raw::S_IFMT));
+    Ok(device.then(|| Node {
+        source: path.to_owned(),
+        target: target.to_owned(),
+        mode: status.mode(),
+        major: rustix::fs::major(status.rdev()),
+        minor: rustix::fs::minor(status.rdev()),
+    }))
+}
+
+/// Adds every device below `directory` that the container does not have already.
+fn all_devices(directory: &Path, nodes: &mut Vec<Node>) {
+    let own = |path: &Path| {
+        let mut names = spec::DEV.split(' ');
+        path.parent() == Some(Path::new("/dev")) && names.any(|name| path.ends_with(name))
+    };
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let (Ok(kind), false) = (entry.file_type(), own(&path)) else {
+            continue;
+        };
+        let target = path.as_os_str().as_bytes();
+        if kind.is_dir() {
+            all_devices(&path, nodes);
+        } else if let (false, Ok(Some(node))) = (kind.is_symlink(), node(&path, target))
+            && !nodes.iter().any(|known| known.target == target)
+        {
+            nodes.push(node);
+        }
+    }
+}
+
+/// Limits that do not depend on who starts mini: no core dumps; as many descriptors and as much stack as a login gets
+/// elsewhere. All within the caller's hard limits, which most callers cannot raise.
+///
+/// A core limit of 1 byte, not 0: with 0 the kernel still starts the program that core_pattern pipes to, as root on the
+/// host, with a dump that the container has made up; 1 is how it tells such programs from others (fs/coredump.c).
+fn limits() -> Vec<ResourceLimit> {
+    let defaults = [
+        ("CORE", raw::RLIMIT_CORE, 1, 1),
+        ("NOFILE", raw::RLIMIT_NOFILE, 1024, 524_288),
+        ("STACK", raw::RLIMIT_STACK, 8 << 20, u64::MAX),
+    ];
+    let limit = |(name, resource, soft, most): (&'static str, u32, u64, u64)| {
+        let (_, hard) = sys::limit(0, resource, None).ok()?;
+        let hard = hard.min(most);
+        Some(ResourceLimit {
+            name,
+            resource,
+            soft: soft.min(hard),
+            hard,
+        })
+    };
+    defaults.into_iter().filter_map(limit).collect()
+}
+
+/// The processors with a thermal_throttle directory; all have one or none.
+fn thermal() -> Vec<u32> {
+    if !Path::new("/sys/devices/system/cpu/cpu0/thermal_throttle").exists() {
+        return Vec::new();
+    }
+    let entries = fs::read_dir("/sys/devices/system/cpu")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let number = |name: &str| name.strip_prefix("cpu")?.parse().ok();
+    let mut numbers: Vec<u32> = entries
+        .filter_map(|entry| number(entry.file_name().to_str()?))
+        .collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 /// A file of the host's that only a container on its network gets to see.

@@ -6,8 +6,9 @@
 //! Whatever is needed is prepared before the clone by `plan.rs`, in memory that lives for ever.
 //!
 //! Reading order: [`step`] (what can be done, and how it is shown), [`child`] (doing it), [`rootfs`] and
-//! [`resolve`] (mounts below an untrusted image), [`user`] (who the command runs as), [`exec`] (the command, and
-//! why it did not start), [`init`] (PID 1), [`report`] (how a failure reaches the supervisor), [`sys`] (`unsafe`).
+//! [`resolve`] (mounts below an untrusted image), [`mask`] (what of /proc and /sys is hidden), [`user`] (who the
+//! command runs as), [`capabilities`], [`exec`] (the command, and why it did not start), [`init`] (PID 1), [`report`]
+//! (how a failure reaches the supervisor), [`sys`] (`unsafe`).
 #![no_std]
 #![deny(unsafe_code)]
 #![deny(
@@ -17,9 +18,11 @@
     clippy::indexing_slicing
 )]
 
+pub mod capabilities;
 pub mod child;
 pub mod exec;
 pub mod init;
+pub mod mask;
 pub mod report;
 pub mod resolve;
 pub mod rootfs;

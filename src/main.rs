@@ -9,14 +9,20 @@
 
 #![forbid(unsafe_code)]
 
+mod capability;
 mod cli;
 mod error;
 mod explain;
 mod host;
 mod image;
+#[cfg(feature = "json")]
+mod json;
 mod plan;
+mod protection;
 mod reaper;
 mod run;
+mod seal;
+mod seccomp;
 mod spec;
 mod store;
 mod terminal;

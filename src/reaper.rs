@@ -14,7 +14,7 @@ use rustix::termios::tcgetpgrp;
 
 use container::child::{Context, Environment, Program, container};
 use container::init::{self, Role};
-use container::report::{Detail, Outcome, Report};
+use container::report::{Detail, Outcome, Received, Report};
 use container::step::Step;
 use container::sys::{self, Word};
 use container::user::User;
@@ -67,7 +67,7 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
         .map_err(|errno| Error::sys("clone3", "", errno))?;
     drop(context);
     // Until the command has been executed there is something to wait for that is not a signal.
-    while let Some((report, _)) =
+    while let Some(Received { report, .. }) =
         Report::receive(&control).map_err(|errno| Error::sys("recvmsg", "control", errno))?
     {
         if let Outcome::Failed(errno) = report.outcome {

@@ -12,6 +12,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use rustix::process::Pid;
 
 /// Bytes of explanation a report can carry: enough for most paths; longer ones are cut.
 pub const DETAIL: usize = 240;
@@ -35,6 +36,14 @@ pub struct Report {
     pub nanoseconds: u64,
     /// Why in more words than an errno has, from [`crate::exec`] and [`crate::user`].
     pub detail: Detail,
+}
+
+/// A report and what came with it.
+pub struct Received {
+    pub report: Report,
+    pub descriptor: Option<OwnedFd>,
+    /// The sender's number in this process's pid namespace, if the socket has SO_PASSCRED.
+    pub sender: Option<Pid>,
 }
 
 /// A kind of explanation and the name that belongs to it.
@@ -170,10 +179,11 @@ impl Report {
         .map(drop)
     }
 
-    /// Receives the next report and the descriptor that came with it; `None` at end of file.
-    pub fn receive(socket: impl AsFd) -> Result<Option<(Report, Option<OwnedFd>)>> {
+    /// Receives the next report; `None` at end of file.
+    pub fn receive(socket: impl AsFd) -> Result<Option<Received>> {
         let mut bytes = [0; SIZE];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = recvmsg(
             socket,
@@ -184,11 +194,19 @@ impl Report {
         if received.bytes == 0 {
             return Ok(None);
         }
-        let descriptor = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
-        });
+        let (mut descriptor, mut sender) = (None, None);
+        for message in control.drain() {
+            match message {
+                RecvAncillaryMessage::ScmRights(mut descriptors) => descriptor = descriptors.next(),
+                RecvAncillaryMessage::ScmCredentials(credentials) => sender = Some(credentials.pid),
+                _ => {}
+            }
+        }
         let report = Report::decode(&bytes).ok_or(Errno::PROTO)?;
-        Ok(Some((report, descriptor)))
+        Ok(Some(Received {
+            report,
+            descriptor,
+            sender,
+        }))
     }
 }

@@ -11,7 +11,10 @@
 use core::ffi::CStr;
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags, fstatvfs, mkdirat, openat, stat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, PROC_SUPER_MAGIC, fstat, fstatfs, mkdirat, openat, stat,
+    statat, statvfs,
+};
 use rustix::io::{Errno, Result};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
@@ -32,44 +35,47 @@ pub fn mount(root: Option<BorrowedFd<'_>>, mount: &Mount) -> Result<()> {
         sys::mount(mount.source, target, mount.fstype, mount.flags, mount.data)
     };
     let descriptor = match mount.target {
-        Target::Path(path) => return call(mount, path),
+        Target::Path(path) => {
+            let mut mount = *mount;
+            if mount.flags & raw::MS_REMOUNT != 0 {
+                // A remount replaces these flags, and must not take any away; MS_RDONLY and the next three are bits 0
+                // to 3 in both. What it says nothing about, the access times, it leaves (mount(2)).
+                mount.flags |= statvfs(path)?.f_flag.bits() as u32 & 0xf;
+            }
+            return call(&mount, path);
+        }
         Target::Root(path) => plain_directory(root.ok_or(Errno::BADF)?, path)?,
         Target::Inside(path) => {
             let root = root.ok_or(Errno::BADF)?;
-            let (bind, remount) = (
-                mount.flags & raw::MS_BIND != 0,
-                mount.flags & raw::MS_REMOUNT != 0,
-            );
-            match mount.source {
-                _ if remount => {
-                    resolve::open(root, path.to_bytes(), OFlags::PATH | OFlags::CLOEXEC)?
-                }
+            let bind = mount.flags & raw::MS_BIND != 0;
+            let target = match mount.source {
                 Some(source) if bind && !is_directory(source)? => {
                     resolve::make_file(root, path.to_bytes(), FILE)?
                 }
                 _ => resolve::make_dir(root, path.to_bytes(), DIRECTORY)?,
-            }
+            };
+            not_minis_own(root, path, target)?
         }
     };
-    let mut mount = *mount;
-    if mount.flags & raw::MS_REMOUNT != 0 {
-        // A remount replaces these flags, and must not take any away; MS_RDONLY and the next three are bits 0 to 3 in
-        // both. What it says nothing about, the access times, it leaves (mount(2)).
-        mount.flags |= fstatvfs(&descriptor)?.f_flag.bits() as u32 & 0xf;
-    }
     let path = DescriptorPath::new(&descriptor);
-    call(&mount, path.as_cstr())
+    call(mount, path.as_cstr())
 }
 
-/// Adds attributes to what is mounted at `target` and all that is mounted below.
-pub fn set_attributes(root: Option<BorrowedFd<'_>>, target: Target, attributes: u64) -> Result<()> {
-    let path = match target {
-        Target::Path(path) => return sys::mount_setattr(path, attributes),
-        Target::Root(path) | Target::Inside(path) => path,
-    };
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let mounted = resolve::open(root.ok_or(Errno::BADF)?, path.to_bytes(), flags)?;
-    sys::mount_setattr(DescriptorPath::new(&mounted).as_cstr(), attributes)
+/// A symbolic link of the image must not lead a volume over what mini has mounted: /proc, /sys, /dev, masks. EXDEV.
+fn not_minis_own(root: BorrowedFd<'_>, path: &CStr, target: OwnedFd) -> Result<OwnedFd> {
+    const SYSFS_MAGIC: rustix::fs::FsWord = 0x6265_6572; // linux/magic.h
+    let kind = fstatfs(&target)?.f_type;
+    let device = fstat(&target)?.st_dev;
+    // /dev and what masks are made of are one file system.
+    let mut own = [c"dev", c"dev/pts", c"dev/shm", c"dev/mqueue"].into_iter();
+    let own = own.any(|own| {
+        statat(root, own, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|status| status.st_dev == device)
+    });
+    let linked = own && !path.to_bytes().starts_with(b"/dev/");
+    match linked || kind == PROC_SUPER_MAGIC || kind == SYSFS_MAGIC {
+        true => Err(Errno::XDEV),
+        false => Ok(target),
+    }
 }
 
 fn is_directory(path: &CStr) -> Result<bool> {
@@ -89,10 +95,10 @@ fn plain_directory(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
 }
 
 /// `/proc/self/fd/N` without allocation. The kernel resolves it to the very object that N is open on.
-struct DescriptorPath([u8; 28]);
+pub struct DescriptorPath([u8; 28]);
 
 impl DescriptorPath {
-    fn new(descriptor: &OwnedFd) -> DescriptorPath {
+    pub fn new(descriptor: &OwnedFd) -> DescriptorPath {
         let mut path = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
         let mut digits = [0u8; 10];
         let mut number = descriptor.as_raw_fd().unsigned_abs();
@@ -112,7 +118,7 @@ impl DescriptorPath {
         DescriptorPath(path)
     }
 
-    fn as_cstr(&self) -> &CStr {
+    pub fn as_cstr(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.0).unwrap_or_default()
     }
 }

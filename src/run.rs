@@ -14,16 +14,17 @@ use std::path::Path;
 use linux_raw_sys::general as raw;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, chown, fchown, fstat, fstatfs, openat};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
+use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
 use container::child::{self, Context, Environment, Program};
 use container::init;
-use container::report::{Detail, Outcome, Report};
+use container::report::{Detail, Outcome, Received, Report};
 use container::step::Step;
 use container::sys::{self, Word};
 use container::user::User;
@@ -33,7 +34,9 @@ use crate::error::{Error, Result, path as show, reason, say};
 use crate::explain::{namespace_hint, step_error};
 use crate::host::{Host, probe};
 use crate::image;
-use crate::plan::{Plan, Stream, Task, plan};
+use crate::plan::{Plan, RANGE, Stream, Task, Users, plan};
+use crate::protection::Protection;
+use crate::seal;
 use crate::spec::{Rootfs, Spec};
 use crate::store::{self, Directory};
 use crate::terminal::{Kind, Relay, Terminal};
@@ -67,6 +70,11 @@ pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
         None,
     ))
     .map_err(|errno| Error::sys("socketpair", "", errno).hint("CONFIG_UNIX"))?;
+    if mode == RunMode::Trace {
+        // The command's process is known by what it says.
+        set_socket_passcred(&control, true)
+            .map_err(|errno| Error::sys("setsockopt", "SO_PASSCRED", errno))?;
+    }
     let mut words = std::mem::take(&mut plan.environment);
     words.push(Word::END);
     let home = plan.home.map(|index| {
@@ -83,6 +91,7 @@ pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
         spec,
         host: &host,
         plan: &plan,
+        notes: plan.notes.clone(),
         trace: mode == RunMode::Trace,
         signals,
         interrupts,
@@ -98,6 +107,7 @@ pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
         },
         directories: Vec::new(),
         child: None,
+        ids: None,
         relays: Vec::new(),
         terminal: None,
         began: false,
@@ -111,6 +121,8 @@ struct Supervisor<'a> {
     spec: &'a Spec,
     host: &'a Host,
     plan: &'a Plan,
+    /// Defaults that were left out: those that the plan knows of, and what turns out on the way.
+    notes: Vec<String>,
     trace: bool,
     /// The descriptor that signals are read from.
     signals: OwnedFd,
@@ -122,6 +134,8 @@ struct Supervisor<'a> {
     directories: Vec<Directory>,
     /// The container's first process, until it has been waited for.
     child: Option<Pid>,
+    /// The first id of the container's range, and the file that keeps others from taking it.
+    ids: Option<(u32, OwnedFd)>,
     relays: Vec<Relay>,
     terminal: Option<Terminal>,
     /// Whether the set-up got as far as the command's execve.
@@ -131,39 +145,53 @@ struct Supervisor<'a> {
 impl Supervisor<'_> {
     /// Performs the supervisor's steps; at the end the container is under way.
     fn start(&mut self) -> Result<()> {
-        for note in self.plan.notes.iter().filter(|_| self.trace) {
-            say(&format!("# {note}\n"));
-        }
+        let mut noted = !self.trace;
         if !self.plan.terminal {
             self.streams()
                 .map_err(|errno| Error::sys("pipe", "standard streams", errno))?;
         }
         for task in &self.plan.tasks {
-            if !wait_for(&self.interrupts, None) {
+            // What takes long looks itself.
+            if matches!(task, Task::Unpack { .. } | Task::Clone(_))
+                && !wait_for(&self.interrupts, None)
+            {
                 return Err(Error::new("interrupted before the container was started"));
             }
-            let started = sys::clock(raw::CLOCK_MONOTONIC);
-            self.perform(task)?;
-            self.trace_line(
-                "supervisor",
-                task,
-                sys::clock(raw::CLOCK_MONOTONIC) - started,
-            );
+            // Not before mini goes on from a copy of its binary, and begins anew.
+            if !noted && !matches!(task, Task::Seal) {
+                self.notes
+                    .iter()
+                    .for_each(|note| say(&format!("# {note}\n")));
+                noted = true;
+            }
+            self.timed(task)?;
         }
         Ok(())
     }
 
+    fn timed(&mut self, task: &Task) -> Result<()> {
+        let started = child::nanoseconds(self.trace);
+        let result = self.perform(task);
+        let took = child::nanoseconds(self.trace).saturating_sub(started);
+        if result.is_ok() {
+            self.trace_line("supervisor", task, took);
+        }
+        result
+    }
+
     fn trace_line(&self, actor: &str, step: &dyn std::fmt::Display, nanoseconds: u64) {
         if self.trace {
-            // Raw mode leaves the carriage where it is.
-            let end = if self.terminal.is_some() {
-                "\r\n"
-            } else {
-                "\n"
-            };
             // Neither floats nor u128: formatting those takes 6 KB of the binary.
             let (us, tenth) = (nanoseconds / 1000, nanoseconds / 100 % 10);
-            say(&format!("{actor:<10} {step} <{us}.{tenth} us>{end}"));
+            self.say_lines(&format!("{actor:<10} {step} <{us}.{tenth} us>\n"));
+        }
+    }
+
+    /// Raw mode leaves the carriage where it is.
+    fn say_lines(&self, text: &str) {
+        match self.terminal {
+            Some(_) => say(&text.replace('\n', "\r\n")),
+            None => say(text),
         }
     }
 
@@ -171,26 +199,86 @@ impl Supervisor<'_> {
         match task {
             Task::Step(step) => child::perform(step, &mut self.context)
                 .map_err(|errno| step_error(step, errno, &Detail::NONE, self.host)),
+            Task::Seal => {
+                self.notes.extend(seal::seal()?);
+                Ok(())
+            }
             Task::EnterUserNamespace(map) => userns::enter(map, self.host),
             Task::CreateDirectory(path) => {
                 if self.directories.is_empty() {
-                    store::sweep(&self.host.run.join("running"));
-                    store::sweep(&self.host.store.join("containers"));
+                    store::sweep(&self.host.run, "running")?;
+                    store::sweep(&self.host.store, "containers")?;
                 }
                 self.directories.push(Directory::create(path)?);
                 Ok(())
             }
             Task::KeepDirectory(path) => store::make_private(path),
-            Task::Unpack {
-                archive,
-                to,
-                single_id,
-                in_userns,
-            } => self.unpack(archive, to, *single_id, *in_userns),
-            Task::Adopt { from, to } => adopt(from, to),
+            Task::Unpack { archive, to, shift } => {
+                self.unpack(archive, to, if *shift { self.base() } else { 0 })
+            }
+            Task::ClaimIds(path) => {
+                self.ids = Some(userns::claim(path, &self.host.id)?);
+                Ok(())
+            }
+            Task::Own(path) => {
+                let base = Some(self.base());
+                chown(*path, base.map(Uid::from_raw), base.map(Gid::from_raw))
+                    .map_err(|errno| Error::sys("chown", path.to_bytes(), errno))
+            }
             Task::Clone(flags) => self.clone(task, *flags),
+            Task::MapIds(users) => match users {
+                Users::Range => userns::map(self.pid(), self.base(), RANGE),
+                _ => userns::map(self.pid(), 0, u32::MAX),
+            },
+            Task::Idmap(path, recursive) => {
+                let namespace = format!("/proc/{}/ns/user", self.pid().as_raw_pid());
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                let whole = openat(CWD, namespace.as_str(), flags, Mode::empty())
+                    .and_then(|namespace| userns::idmap(path, &namespace, *recursive))
+                    .map_err(|errno| {
+                        let error = Error::new(format!("{task}: {}", reason(errno)));
+                        error.hint("--userns host does without it; for a volume :noidmap")
+                    })?;
+                if !whole {
+                    let note =
+                        "below a volume are file systems that cannot be idmapped: nobody's inside";
+                    self.notes.push(note.into());
+                    if self.trace {
+                        self.say_lines(&format!("# {note}\n"));
+                    }
+                }
+                Ok(())
+            }
+            Task::RaiseLimit(limit) => {
+                let (pid, resource) = (self.pid().as_raw_pid(), limit.resource);
+                sys::limit(pid, resource, None)
+                    .and_then(|(soft, hard)| match hard >= limit.hard {
+                        true => Ok((soft, hard)),
+                        false => sys::limit(pid, resource, Some((soft, limit.hard))),
+                    })
+                    .map(drop)
+                    .map_err(|errno| {
+                        step_error(&Step::Limit(*limit), errno, &Detail::NONE, self.host)
+                    })
+            }
+            Task::OomScoreAdj(value) => {
+                let path = format!("/proc/{}/oom_score_adj", self.pid().as_raw_pid());
+                std::fs::write(&path, value.to_string()).map_err(|error| {
+                    let error = Error::io("write", &path, &error);
+                    error.hint("--oom-score-adj: lowering it needs CAP_SYS_RESOURCE")
+                })
+            }
+            Task::OpenPipes => {
+                for number in 0..3 {
+                    let stream = self.context.stdio[number].as_ref().map(AsFd::as_fd);
+                    let stream = stream.unwrap_or(sys::borrow(number as i32));
+                    open_pipe(stream, if number == 0 { Mode::ROTH } else { Mode::WOTH });
+                }
+                Ok(())
+            }
             Task::Go => {
                 let control = self.control.as_ref().expect("open until the command runs");
+                self.context.stdio = [None, None, None];
                 send(control, b"!", SendFlags::NOSIGNAL)
                     .map_err(|errno| Error::sys("send", "control", errno))?;
                 Ok(())
@@ -207,6 +295,16 @@ impl Supervisor<'_> {
         }
     }
 
+    /// The container's first process, for tasks between the clone and "go".
+    fn pid(&self) -> Pid {
+        self.child.expect("the container is there")
+    }
+
+    /// The first id of the container's range.
+    fn base(&self) -> u32 {
+        self.ids.as_ref().map_or(0, |(base, _)| *base)
+    }
+
     fn clone(&mut self, task: &Task, flags: u32) -> Result<()> {
         let program = Program {
             steps: self.plan.steps,
@@ -221,22 +319,15 @@ impl Supervisor<'_> {
         })
         .map_err(|errno| {
             let error = Error::new(format!("{task}: {}", reason(errno)));
-            error.hint(namespace_hint(errno, self.host))
+            error.hint(namespace_hint(errno, flags, self.host))
         })?;
         self.child = Some(pid);
         // What only the container needs is closed here, so that end of file means what it should.
         self.context.control = None;
-        self.context.stdio = [None, None, None];
         Ok(())
     }
 
-    fn unpack(
-        &mut self,
-        archive: &Rootfs,
-        to: &Path,
-        single_id: bool,
-        in_userns: bool,
-    ) -> Result<()> {
+    fn unpack(&mut self, archive: &Rootfs, to: &Path, base: u32) -> Result<()> {
         let (name, opened) = match archive {
             Rootfs::Stdin => (
                 b"-".as_slice(),
@@ -259,23 +350,37 @@ impl Supervisor<'_> {
         let space =
             rustix::fs::fstatvfs(&root).map_err(|errno| Error::sys("statvfs", target, errno))?;
         let options = image::unpack::Options {
-            single_id,
-            in_userns,
-            limit: space.f_bavail.saturating_mul(space.f_frsize),
+            in_userns: !self.host.privileged || base != 0,
+            // A ramfs counts no blocks.
+            limit: match space.f_blocks {
+                0 => u64::MAX,
+                _ => space.f_bavail.saturating_mul(space.f_frsize),
+            },
             limit_name: to.display().to_string(),
         };
         let interrupts = &self.interrupts;
         let source = Interruptible { source, interrupts };
-        let report = image::unpack::unpack(source, name, root.as_fd(), &options)?;
-        if self.trace {
-            say(&format!(
+        let unpack = || {
+            let report = image::unpack::unpack(source, name, root.as_fd(), &options)?;
+            Ok(format!(
                 "# {} members, {} bytes; not possible here: {} devices, {} owners, {} attributes\n",
                 report.members,
                 report.bytes,
                 report.skipped_devices,
                 report.skipped_owners,
                 report.skipped_xattrs
-            ));
+            ))
+        };
+        if base != 0 {
+            fchown(&root, Some(Uid::from_raw(base)), Some(Gid::from_raw(base)))
+                .map_err(|errno| Error::sys("chown", target, errno))?;
+        }
+        let report = match base {
+            0 => unpack()?,
+            _ => userns::inside(base, interrupts, unpack)?,
+        };
+        if self.trace {
+            say(&report);
         }
         Ok(())
     }
@@ -284,13 +389,7 @@ impl Supervisor<'_> {
     fn streams(&mut self) -> rustix::io::Result<()> {
         for (number, stream) in self.plan.streams.into_iter().enumerate() {
             self.context.stdio[number] = match stream {
-                Stream::Inherit => None,
-                Stream::Null => Some(openat(
-                    CWD,
-                    c"/dev/null",
-                    OFlags::RDWR | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )?),
+                Stream::Inherit | Stream::Null => None,
                 Stream::Relay => {
                     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
                     let own = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number as i32), 3)?;
@@ -376,7 +475,12 @@ impl Supervisor<'_> {
         };
         let received =
             Report::receive(control).map_err(|errno| Error::sys("recvmsg", "control", errno))?;
-        let Some((report, descriptor)) = received else {
+        let Some(Received {
+            report,
+            descriptor,
+            sender,
+        }) = received
+        else {
             self.control = None;
             self.started();
             return Ok(());
@@ -389,8 +493,15 @@ impl Supervisor<'_> {
             .ok_or_else(|| Error::new("control: bad report"))?;
         match report.outcome {
             Outcome::Done => {
-                self.began |= matches!(step, Step::Execve(_));
+                self.began |= matches!(step, Step::Ready);
                 self.trace_line(self.plan.actor(index), step, report.nanoseconds);
+                if let (Step::Ready, Some(command), true) = (step, sender, self.trace) {
+                    let command = command.as_raw_pid();
+                    let protection =
+                        Protection::observe(command, self.plan, &self.notes).to_string();
+                    self.say_lines(&protection);
+                    let _ = send(control, b"!", SendFlags::NOSIGNAL);
+                }
             }
             Outcome::Failed(errno) => {
                 return Err(step_error(step, errno, &report.detail, self.host));
@@ -477,13 +588,7 @@ impl Supervisor<'_> {
             let _ = waitpid(Some(child), WaitOptions::empty());
         }
         for task in &self.plan.teardown {
-            let started = sys::clock(raw::CLOCK_MONOTONIC);
-            let _ = self.perform(task);
-            self.trace_line(
-                "supervisor",
-                task,
-                sys::clock(raw::CLOCK_MONOTONIC) - started,
-            );
+            let _ = self.timed(task);
         }
         let Some(kept) = &self.plan.kept else {
             return;
@@ -510,8 +615,20 @@ fn exit_status(status: WaitStatus) -> u8 {
         .unwrap_or(crate::error::FAILED)
 }
 
+/// Lets those who are not its owner open a pipe again, for reading or for writing as `mode` says. A named pipe is a
+/// file, and left alone.
+fn open_pipe(pipe: BorrowedFd<'_>, mode: Mode) {
+    const PIPEFS_MAGIC: rustix::fs::FsWord = 0x5049_5045; // linux/magic.h
+    if fstatfs(pipe).is_ok_and(|status| status.f_type == PIPEFS_MAGIC) {
+        // Where it is not allowed, a program that opens /dev/stdout will say so.
+        let _ = fstat(pipe).and_then(|status| {
+            rustix::fs::fchmod(pipe, Mode::from_raw_mode(status.st_mode & 0o777) | mode)
+        });
+    }
+}
+
 /// Waits until `source` can be read, or just looks if there is none; false if a signal has come that ends mini.
-fn wait_for(interrupts: &OwnedFd, source: Option<BorrowedFd<'_>>) -> bool {
+pub fn wait_for(interrupts: &OwnedFd, source: Option<BorrowedFd<'_>>) -> bool {
     let fds = [interrupts.as_fd(), source.unwrap_or(interrupts.as_fd())];
     let mut fds = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     let timeout = source.is_none().then_some(&Timespec {
@@ -538,22 +655,4 @@ impl std::io::Read for Interruptible<'_> {
         }
         self.source.read(buffer)
     }
-}
-
-/// The upper directory's owner and mode are what the container's `/` shows.
-fn adopt(from: &Path, to: &Path) -> Result<()> {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    let fail = |operation: &str, path: &Path, error| {
-        Error::io(operation, path.as_os_str().as_bytes(), &error)
-    };
-    let status = std::fs::metadata(from).map_err(|error| fail("stat", from, error))?;
-    // EINVAL: an owner that the user namespace does not map.
-    match std::os::unix::fs::chown(to, Some(status.uid()), Some(status.gid())) {
-        Err(error) if error.raw_os_error() != Some(Errno::INVAL.raw_os_error()) => {
-            return Err(fail("chown", to, error));
-        }
-        _ => {}
-    }
-    let mode = std::fs::Permissions::from_mode(status.mode() & 0o7777);
-    std::fs::set_permissions(to, mode).map_err(|error| fail("chmod", to, error))
 }

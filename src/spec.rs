@@ -10,9 +10,11 @@ use std::path::PathBuf;
 use container::step::ResourceLimit;
 use linux_raw_sys::general as raw;
 
+use crate::capability::Capabilities;
 use crate::error::{Error, Result, quote};
+use crate::seccomp::Seccomp;
 
-/// One container.
+/// One container. What an option implies for others (`--privileged`) is already applied.
 #[derive(Debug, Clone)]
 pub struct Spec {
     pub rootfs: Rootfs,
@@ -24,8 +26,9 @@ pub struct Spec {
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
     /// Absolute.
     pub workdir: Vec<u8>,
-    /// Name or number.
-    pub user: Vec<u8>,
+    /// Name or number in the container. `None`, if it was not given: root, or with [`Userns::KeepId`] the caller.
+    pub user: Option<Vec<u8>>,
+    /// Name or number. `None`: the user's own group.
     pub group: Option<Vec<u8>>,
     pub interactive: bool,
     pub tty: bool,
@@ -47,6 +50,19 @@ pub struct Spec {
     /// Whether the container's changes stay on disk after it has ended.
     pub keep: bool,
     pub upper: Upper,
+    pub userns: Userns,
+    /// Whether `--privileged` was given; what it means stands in the fields it changes.
+    pub privileged: bool,
+    pub capabilities: Capabilities,
+    /// Whether execve(2) may give no more privileges than there were (PR_SET_NO_NEW_PRIVS, prctl(2)).
+    pub no_new_privs: bool,
+    pub seccomp: Seccomp,
+    /// Whether the parts of /proc and /sys that concern the host are masked or read-only.
+    pub masks: bool,
+    /// Paths below /proc/sys, as in `net/ipv4/ip_forward`, and values; each belongs to a namespace that is the
+    /// container's own.
+    pub sysctls: Vec<(String, String)>,
+    pub devices: Vec<Device>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +78,17 @@ pub struct Volume {
     /// Absolute, in the container.
     pub target: Vec<u8>,
     pub read_only: bool,
+    /// Whether ids inside are ids on disk, by an idmapped mount; else they are those that the container's ids map to.
+    pub idmap: bool,
+}
+
+/// A device node of the host's that the container gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Absolute, on the host.
+    pub source: PathBuf,
+    /// In the container: below /dev, and nothing that mini makes there.
+    pub target: Vec<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +108,19 @@ pub enum Upper {
     /// A tmpfs, of this many bytes or else the kernel's default, half of the memory.
     Tmpfs(Option<u64>),
     Disk,
+}
+
+/// The user namespace (user_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Userns {
+    /// As `Auto`, as far as kernel and file systems allow.
+    Default,
+    /// A range of ids of the container's own, insisted upon.
+    Auto,
+    /// None of its own.
+    Host,
+    /// The caller has the same ids inside.
+    KeepId,
 }
 
 /// What is wrong with the value of an option.
@@ -147,26 +187,122 @@ fn target(option: &str, value: &str, text: &str) -> Result<Vec<u8>> {
     }
 }
 
-/// `SRC:DST[:ro|rw]`; a relative source is below `cwd`.
+/// `SRC:DST[:OPTION,…]` with ro, rw, noidmap; a relative source is below `cwd`.
 pub fn volume(text: &str, cwd: &std::path::Path) -> Result<Volume> {
     let mut parts = text.splitn(3, ':');
     let (Some(source), Some(destination)) = (parts.next(), parts.next()) else {
-        return Err(invalid("--volume", text, "not SRC:DST[:ro]"));
+        return Err(invalid("--volume", text, "not SRC:DST[:OPTION,...]"));
     };
     if source.is_empty() {
         return Err(invalid("--volume", text, "the source is empty"));
     }
-    let read_only = match parts.next() {
-        None | Some("rw") => false,
-        Some("ro") => true,
-        Some(_) => return Err(invalid("--volume", text, "unknown mode (known: ro, rw)")),
-    };
+    let (mut read_only, mut idmap) = (false, true);
+    for option in parts.flat_map(|options| options.split(',')) {
+        match option {
+            "ro" => read_only = true,
+            "rw" => read_only = false,
+            "noidmap" => idmap = false,
+            _ => {
+                let option = quote(option.as_bytes());
+                let what = format!("unknown option {option} (known: ro, rw, noidmap)");
+                return Err(invalid("--volume", text, &what));
+            }
+        }
+    }
     Ok(Volume {
         source: cwd.join(source),
         target: target("--volume", text, destination)?,
         read_only,
+        idmap,
     })
 }
+
+/// What mini makes in /dev itself.
+pub const DEV: &str =
+    "null zero full random urandom tty console pts ptmx shm mqueue fd stdin stdout stderr";
+
+/// `SRC[:DST][:PERM]`, where DST is SRC unless given. PERM is there for Docker's sake: it can take nothing away.
+pub fn device(text: &str) -> Result<Device> {
+    let bad = |what| Err(invalid("--device", text, what));
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, destination, permissions) = match *parts.as_slice() {
+        [source] => (source, source, "rw"),
+        [source, other] if other.starts_with('/') => (source, other, "rw"),
+        [source, permissions] => (source, source, permissions),
+        [source, destination, permissions] => (source, destination, permissions),
+        _ => return bad("not SRC[:DST][:PERM]"),
+    };
+    if !source.starts_with('/') {
+        return bad("the source is not absolute");
+    }
+    let mut letters = "rwm".bytes().take(permissions.len());
+    if !matches!(permissions.len(), 2 | 3)
+        || !letters.all(|letter| permissions.as_bytes().contains(&letter))
+    {
+        return bad(
+            "PERM must be rw or rwm, mini cannot restrict a device (it has no device cgroup)",
+        );
+    }
+    let target = target("--device", text, destination)?;
+    let Some(below) = target.strip_prefix(b"/dev/") else {
+        return bad("the path in the container is not below /dev");
+    };
+    let name = below.split(|byte| *byte == b'/').next();
+    if DEV.split(' ').any(|own| Some(own.as_bytes()) == name) {
+        return bad("mini makes that itself");
+    }
+    Ok(Device {
+        source: PathBuf::from(source),
+        target,
+    })
+}
+
+/// `KEY=VALUE`, as path below /proc/sys and value. As in sysctl(8) and sysctl.d(5), the first separator decides: if
+/// it is a slash, dots are part of the names; if it is a dot, slashes stand for such dots.
+///
+/// Only what belongs to a namespace (proc_sys_kernel(5), ipc_namespaces(7), uts_namespaces(7)) that is not one of
+/// `shared` (`CLONE_NEW*`): anything else would change the host.
+pub fn sysctl(text: &str, shared: u32) -> Result<(String, String)> {
+    let bad = |what| Err(invalid("--sysctl", text, what));
+    let Some((key, value)) = text
+        .split_once('=')
+        .filter(|(key, _)| !key.is_empty() && !text.contains(['\n', '\0']))
+    else {
+        return bad("not KEY=VALUE in one line");
+    };
+    let first = key.bytes().find(|byte| matches!(byte, b'.' | b'/'));
+    let mut path = key.to_owned();
+    if first == Some(b'.') {
+        // Interchanges the two; there is no NUL in it.
+        path = path.replace('.', "\0").replace('/', ".").replace('\0', "/");
+    }
+    let odd = |part| matches!(part, "" | "." | "..");
+    // A directory, which ends in a slash, stands for all that is below it.
+    let stands_for = |name: &str| {
+        let rest = path.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() != name.ends_with('/'))
+    };
+    let of = |(_, names): &&(u32, &str)| names.split(' ').any(stands_for);
+    match SYSCTLS.iter().find(of) {
+        Some((namespace, _)) if !path.split('/').any(odd) => match shared & namespace {
+            0 => Ok((path, value.to_owned())),
+            _ => bad("its namespace is shared with the host; it would change the host"),
+        },
+        _ if path == "kernel/hostname" => bad("--hostname sets it"),
+        _ => bad("not a sysctl of a namespace; it would change the host"),
+    }
+}
+
+/// Namespaces and what in /proc/sys belongs to them.
+const SYSCTLS: [(u32, &str); 3] = [
+    (raw::CLONE_NEWNET, "net/"),
+    (raw::CLONE_NEWUTS, "kernel/domainname"),
+    (
+        raw::CLONE_NEWIPC,
+        "fs/mqueue/ kernel/msgmax kernel/msgmnb kernel/msgmni kernel/sem kernel/shmall kernel/shmmax \
+         kernel/shmmni kernel/shm_rmid_forced",
+    ),
+];
 
 /// `DST[:OPTION,…]` with size=, mode=, uid=, gid=, nr_inodes=, ro, rw, exec, noexec, suid, nosuid, dev, nodev.
 pub fn tmpfs(text: &str) -> Result<Tmpfs> {
@@ -356,18 +492,18 @@ pub fn environment_file(path: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
 
 /// A container's name: letters, digits, `_`, `.`, `-`, not beginning with a sign; at most 64 bytes, so that it can
 /// be the hostname.
-pub fn name(option: &str, text: String) -> Result<String> {
+pub fn name(option: &str, text: &str) -> Result<String> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     let first = text
         .bytes()
         .next()
         .is_some_and(|byte| byte.is_ascii_alphanumeric());
     if first && text.len() <= 64 && text.bytes().all(good) {
-        return Ok(text);
+        return Ok(text.to_owned());
     }
     Err(invalid(
         option,
-        &text,
+        text,
         "not a name (1 to 64 letters, digits, \"_\", \".\", \"-\")",
     ))
 }
@@ -419,14 +555,19 @@ mod tests {
         let good = volume("data:/srv//data/:ro", cwd).unwrap();
         assert_eq!(good.source, PathBuf::from("/here/data"));
         assert_eq!(good.target, b"/srv/data");
-        assert!(good.read_only);
+        assert!(good.read_only && good.idmap);
+        let strict = volume("/x:/y:ro,noidmap,rw", cwd).unwrap();
+        assert!(!strict.read_only && !strict.idmap);
         for (bad, why) in [
-            ("/x", "not SRC:DST[:ro]"),
+            ("/x", "not SRC:DST[:OPTION,...]"),
             ("/x:y", "not absolute"),
             ("/x:/a/../b", "\"..\""),
             ("/x:/", "root directory itself"),
             ("/x:/proc/sys", "mini mounts"),
-            ("/x:/y:zz", "unknown mode"),
+            ("/x:/y:zz", "unknown option \"zz\" (known: "),
+            ("/x:/y:", "unknown option \"\""),
+            ("/x:/y:ro,", "unknown option \"\""),
+            ("/x:/y:ro:rw", "unknown option \"ro:rw\""),
             (":/y", "source is empty"),
         ] {
             let error = volume(bad, cwd).unwrap_err().to_string();
@@ -469,5 +610,91 @@ mod tests {
         for bad in ["0", "65", "SIGBOGUS", "RTMIN3", "RTMAX+1", ""] {
             assert!(signal("-s", bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn devices_are_below_dev_and_unrestricted() {
+        let place = |text| {
+            let found = device(text).unwrap();
+            let target = String::from_utf8(found.target).unwrap();
+            (found.source.display().to_string(), target)
+        };
+        let fuse = |target: &str| ("/dev/fuse".to_owned(), target.to_owned());
+        for text in ["/dev/fuse", "/dev/fuse:rwm", "/dev/fuse:/dev//fuse:wr"] {
+            assert_eq!(place(text), fuse("/dev/fuse"), "{text}");
+        }
+        assert_eq!(place("/dev/fuse:/dev/a/b:mwr"), fuse("/dev/a/b"));
+        assert_eq!(place("/srv/node:/dev/nullx").1, "/dev/nullx");
+        let restrict = "mini cannot restrict a device";
+        for (bad, why) in [
+            ("", "source is not absolute"),
+            ("dev/fuse", "source is not absolute"),
+            ("/srv/node", "not below /dev"),
+            ("/dev/fuse:/fuse", "not below /dev"),
+            ("/dev/fuse:/dev", "mini mounts its own"),
+            ("/dev/fuse:/dev/../x", "\"..\""),
+            ("/dev/fuse:/dev/pts/0", "mini makes that itself"),
+            ("/dev/fuse:/dev/./stdin", "mini makes that itself"),
+            ("/dev/null", "mini makes that itself"),
+            ("/dev/fuse:", restrict),
+            ("/dev/fuse:r", restrict),
+            ("/dev/fuse:rm", restrict),
+            ("/dev/fuse:rww", restrict),
+            ("/dev/fuse:/dev/x:rwx", restrict),
+            ("/dev/fuse:/dev/x:rwmm", restrict),
+            ("/dev/fuse:/dev/x:rw:", "not SRC[:DST][:PERM]"),
+        ] {
+            let error = device(bad).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains(bad), "{error}");
+        }
+    }
+
+    #[test]
+    fn sysctls_belong_to_the_containers_namespaces() {
+        let (net, ipc, uts) = (raw::CLONE_NEWNET, raw::CLONE_NEWIPC, raw::CLONE_NEWUTS);
+        for (key, path, namespace) in [
+            ("net.ipv4.ip_forward", "net/ipv4/ip_forward", net),
+            ("net/ipv4/conf/eth0.1/log", "net/ipv4/conf/eth0.1/log", net),
+            ("net.ipv4.conf.eth0/1.log", "net/ipv4/conf/eth0.1/log", net),
+            ("kernel.shm_rmid_forced", "kernel/shm_rmid_forced", ipc),
+            ("kernel/sem", "kernel/sem", ipc),
+            ("fs.mqueue.msg_max", "fs/mqueue/msg_max", ipc),
+            ("kernel.domainname", "kernel/domainname", uts),
+        ] {
+            let text = format!("{key}=1 2=3");
+            assert_eq!(
+                sysctl(&text, !namespace).unwrap(),
+                (path.into(), "1 2=3".into())
+            );
+            let error = sysctl(&text, namespace).unwrap_err().to_string();
+            assert!(error.contains("shared with the host"), "{error}");
+        }
+        let host = "not a sysctl of a namespace; it would change the host";
+        let form = "not KEY=VALUE in one line";
+        for (bad, why) in [
+            ("vm.swappiness=1", host),
+            ("kernel.core_pattern=|/x", host),
+            ("kernel.msgmax.x=1", host),
+            ("kernel.ms=1", host),
+            ("fs.mqueue=1", host),
+            ("fs.mqueue.=1", host),
+            ("net.ipv4.=1", host),
+            ("net=1", host),
+            ("net.=1", host),
+            ("network.x=1", host),
+            ("net/../kernel/core_pattern=1", host),
+            ("net.//.kernel.core_pattern=1", host),
+            ("net.ipv4..x=1", host),
+            ("/net/ipv4/ip_forward=1", host),
+            ("../net/x=1", host),
+            ("kernel.hostname=x", "--hostname sets it"),
+            ("net.ipv4.ip_forward", form),
+            ("=1", form),
+            ("", form),
+        ] {
+            let error = sysctl(bad, 0).unwrap_err().to_string();
+            assert_eq!(error, format!("--sysctl {bad:?}: {why}"));
+        }
+        assert!(sysctl("net.x=1\n2", 0).is_err() && sysctl("net.x=\0", 0).is_err());
     }
 }

@@ -10,7 +10,8 @@ use core::fmt::{self, Display, Formatter, Write};
 
 use linux_raw_sys::general as raw;
 
-use crate::sys::{SignalSet, Word};
+use crate::capabilities::Set;
+use crate::sys::{Instruction, SignalSet, Word};
 
 type Text = &'static CStr;
 
@@ -66,18 +67,23 @@ pub enum Step {
     Unshare(u32),
     Mount(Mount),
     /// Adds `MOUNT_ATTR_*` to a mount and all below it.
-    MountAttributes(Target, u64),
+    MountAttributes(Text, u64),
     /// Path and mode.
     Mkdir(Text, u32),
     /// What it points to, and its path.
     Symlink(Text, Text),
-    /// A character device for everybody: path, major and minor number; with major 0 an empty file to mount
-    /// something on.
-    Mknod(Text, u32, u32),
+    /// A device, or with `S_IFREG` an empty file to mount something on: path, type and mode, major and minor number.
+    Mknod(Text, u32, u32, u32),
     /// Writes a file whole; makes it if it is missing.
     WriteFile(Text, &'static [u8]),
     /// Waits until the supervisor has done its part; end of file means that it is gone.
     AwaitGo,
+    /// Becomes root of the new user namespace, without the caller's groups.
+    BecomeRoot,
+    /// A session keyring of its own: the caller's keys stay out of reach (session-keyring(7)).
+    JoinKeyring,
+    /// A directory takes owner and mode of another: what it is, and of which.
+    CopyOwner(Text, Text),
     /// Gets this signal when the supervisor dies, from here on.
     DieWithSupervisor(i32),
     /// Makes sure that the supervisor had not died before that took effect.
@@ -100,6 +106,13 @@ pub enum Step {
     OpenRoot(Text),
     /// A directory in the container, with its parents.
     MakeDirectory(Text),
+    /// Hides a path of the container's own /proc or /sys, if it is there, below an empty directory or a file that
+    /// cannot be opened.
+    Mask(Text),
+    /// Makes a path of the container's own /proc or /sys, if it is there, read-only.
+    ReadOnly(Text),
+    /// Writes to a file of the container's own /proc/sys; with `true` if that is possible.
+    Sysctl(Text, &'static [u8], bool),
     Chdir(Text),
     PivotRoot,
     DetachOldRoot,
@@ -109,21 +122,37 @@ pub enum Step {
     LookupUser(&'static [u8], Option<&'static [u8]>),
     /// Gives the terminal to the user that was found.
     OwnTerminal,
-    /// From here on two processes: this one becomes the reaper, the steps that follow are the command's.
-    Fork,
+    /// From here on two processes: the steps that follow are the command's. This one performs those given here, and
+    /// becomes the reaper; with `true` the command's begin when it has done so.
+    Fork(&'static [Step], bool),
     /// The container's terminal becomes controlling terminal and descriptors 0, 1 and 2.
     AttachTerminal,
     /// Replaces descriptor 0, 1 or 2 by what the supervisor prepared.
     Stdio(u8),
+    /// Replaces descriptor 0, 1 or 2 by the container's own /dev/null.
+    Null(u8),
     /// Closes everything but 0, 1, 2 and the control socket, which becomes 3 and closes on execve.
     CloseDescriptors,
     Limit(ResourceLimit),
     Umask(u32),
+    /// Drops all but these from the bounding set, up to the highest that the kernel has.
+    DropBounding(u64, u32),
+    /// The change of user leaves the permitted set as it is.
+    KeepCapabilities,
     Setgroups,
     Setgid,
     Setuid,
+    /// Gives up every capability but CAP_KILL, which PID 1 needs to pass signals on.
+    KeepKill,
+    /// The four other sets (capabilities(7)): what root gets; what any other user gets.
+    Capabilities(u64, u64),
+    NoNewPrivileges,
+    /// The filter and `SECCOMP_FILTER_FLAG_*`.
+    Seccomp(&'static [Instruction], u32),
     /// All signals at their default action, and this mask.
     ResetSignals(SignalSet),
+    /// Tells the supervisor that the set-up is over. It comes before the filter, which need not allow for it.
+    Ready,
     Execve(Command),
 }
 
@@ -133,16 +162,23 @@ impl Display for Step {
             Step::CloseOnExec => write!(f, "close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)"),
             Step::Unshare(flags) => write!(f, "unshare({})", Flags(u64::from(*flags), CLONE_FLAGS)),
             Step::Mount(mount) => mount.fmt(f),
-            Step::MountAttributes(target, attributes) => {
-                let flags = Flags(*attributes, ATTRIBUTE_FLAGS);
-                write!(f, "mount_setattr({target}, AT_RECURSIVE, {{set={flags}}})")
+            Step::MountAttributes(path, attributes) => {
+                let (path, flags) = (Quoted(path), Flags(*attributes, ATTRIBUTE_FLAGS));
+                write!(f, "mount_setattr({path}, AT_RECURSIVE, {{set={flags}}})")
             }
             Step::Mkdir(path, mode) => write!(f, "mkdir({}, {mode:04o})", Quoted(path)),
             Step::Symlink(to, path) => write!(f, "symlink({}, {})", Quoted(to), Quoted(path)),
-            Step::Mknod(path, 0, _) => write!(f, "mknod({}, S_IFREG|0666)", Quoted(path)),
-            Step::Mknod(path, major, minor) => {
-                let path = Quoted(path);
-                write!(f, "mknod({path}, S_IFCHR|0666, makedev({major}, {minor}))")
+            Step::Mknod(path, mode, major, minor) => {
+                let (path, permissions) = (Quoted(path), mode & 0o7777);
+                let kind = match mode & raw::S_IFMT {
+                    raw::S_IFCHR => "S_IFCHR",
+                    raw::S_IFBLK => "S_IFBLK",
+                    _ => return write!(f, "mknod({path}, S_IFREG|{permissions:04o})"),
+                };
+                write!(
+                    f,
+                    "mknod({path}, {kind}|{permissions:04o}, makedev({major}, {minor}))"
+                )
             }
             Step::WriteFile(path, text) => match text.strip_suffix(b"\n").unwrap_or(text) {
                 line if line.len() <= 40 && !line.contains(&b'\n') => {
@@ -151,12 +187,19 @@ impl Display for Step {
                 _ => write!(f, "write({}, {} bytes)", Quoted(path), text.len()),
             },
             Step::AwaitGo => f.write_str("recv({control})"),
+            Step::BecomeRoot => {
+                f.write_str("setgroups([]), setresgid(0, 0, 0), setresuid(0, 0, 0)")
+            }
+            Step::JoinKeyring => f.write_str("keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)"),
+            Step::CopyOwner(path, model) => {
+                write!(f, "chown, chmod({}) as {}", Quoted(path), Quoted(model))
+            }
             Step::DieWithSupervisor(9) => f.write_str("prctl(PR_SET_PDEATHSIG, SIGKILL)"),
             // Not SIGKILL: the last real-time signal, as strace calls it.
             Step::DieWithSupervisor(_) => f.write_str("prctl(PR_SET_PDEATHSIG, SIGRT_32)"),
             Step::CheckSupervisor => f.write_str("poll({control}, POLLHUP)"),
             Step::HideCaller => {
-                f.write_str("write(\"/proc/self/mem\", \"mini init\") over argv and environ")
+                f.write_str("prctl(PR_SET_DUMPABLE, 1), write(\"/proc/self/mem\", \"mini init\") over argv and environ")
             }
             Step::NotDumpable => f.write_str("prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"),
             Step::Subreaper => f.write_str("prctl(PR_SET_CHILD_SUBREAPER, 1)"),
@@ -171,6 +214,29 @@ impl Display for Step {
             }
             Step::OpenRoot(path) => write!(f, "open({}, O_PATH|O_DIRECTORY)", Quoted(path)),
             Step::MakeDirectory(path) => write!(f, "mkdirat({{root}}, {}, 0755)", Quoted(path)),
+            Step::Mask(path) => {
+                let path = path.to_bytes().escape_ascii();
+                write!(
+                    f,
+                    "mount(\"mask/…\", \"{{root}}{path}\", NULL, MS_BIND, NULL) if there"
+                )
+            }
+            Step::ReadOnly(path) => {
+                let path = path.to_bytes().escape_ascii();
+                write!(
+                    f,
+                    "mount(\"{{root}}{path}\", …, MS_BIND|MS_REC), MS_REMOUNT|MS_RDONLY if there"
+                )
+            }
+            Step::Sysctl(path, value, optional) => {
+                let (path, value) = (path.to_bytes().escape_ascii(), value.trim_ascii_end());
+                let value = value.escape_ascii();
+                let condition = if *optional { " if possible" } else { "" };
+                write!(
+                    f,
+                    "write(\"{{root}}/proc/sys/{path}\", \"{value}\"){condition}"
+                )
+            }
             Step::Chdir(path) => write!(f, "chdir({})", Quoted(path)),
             Step::PivotRoot => f.write_str("pivot_root(\".\", \".\")"),
             Step::DetachOldRoot => f.write_str("umount2(\".\", MNT_DETACH)"),
@@ -185,11 +251,15 @@ impl Display for Step {
                 group.map_or(Ok(()), |group| write!(f, ":{}", group.escape_ascii()))
             }
             Step::OwnTerminal => f.write_str("fchown({terminal}, {uid}, -1)"),
-            Step::Fork => f.write_str("clone3(SIGCHLD)"),
+            Step::Fork(init, _) => {
+                f.write_str("clone3(SIGCHLD)")?;
+                init.iter().try_for_each(|step| write!(f, "; init: {step}"))
+            }
             Step::AttachTerminal => {
                 f.write_str("ioctl({terminal}, TIOCSCTTY), dup3({terminal}, 0 1 2)")
             }
             Step::Stdio(number) => write!(f, "dup3({{stdio{number}}}, {number})"),
+            Step::Null(number) => write!(f, "open(\"/dev/null\"), dup3({{null}}, {number})"),
             Step::CloseDescriptors => f.write_str("close_range(4, ~0U, 0)"),
             Step::Limit(ResourceLimit {
                 name, soft, hard, ..
@@ -202,12 +272,30 @@ impl Display for Step {
                 )
             }
             Step::Umask(mask) => write!(f, "umask({mask:03o})"),
+            Step::DropBounding(kept, _) => {
+                write!(f, "prctl(PR_CAPBSET_DROP) all but {}", Set(*kept))
+            }
+            Step::KeepKill => f.write_str("capset(kill)"),
+            Step::KeepCapabilities => f.write_str("prctl(PR_SET_KEEPCAPS, 1)"),
+            Step::Capabilities(root, other) => write!(
+                f,
+                "capset({}) for root, capset and PR_CAP_AMBIENT_RAISE({}) for others",
+                Set(*root),
+                Set(*other)
+            ),
+            Step::NoNewPrivileges => f.write_str("prctl(PR_SET_NO_NEW_PRIVS, 1)"),
+            Step::Seccomp(program, flags) => write!(
+                f,
+                "seccomp(SECCOMP_SET_MODE_FILTER, {flags}, {{{} instructions}})",
+                program.len()
+            ),
             Step::Setgroups => f.write_str("setgroups({groups})"),
             Step::Setgid => f.write_str("setresgid({gid}, {gid}, {gid})"),
             Step::Setuid => f.write_str("setresuid({uid}, {uid}, {uid})"),
             Step::ResetSignals(_) => {
                 f.write_str("rt_sigaction(1..64, SIG_DFL), rt_sigprocmask(SIG_SETMASK, [])")
             }
+            Step::Ready => f.write_str("send({control}, \"ready\")"),
             Step::Execve(command) => write!(f, "execve({}, …)", Quoted(command.name)),
         }
     }
@@ -234,7 +322,7 @@ impl Display for Target {
 }
 
 /// A string between double quotes, printable whatever is in it.
-struct Quoted<'a>(&'a CStr);
+pub struct Quoted<'a>(pub &'a CStr);
 
 impl Display for Quoted<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -253,7 +341,8 @@ impl Display for Nullable {
     }
 }
 
-struct Limit(u64);
+/// A resource limit.
+pub struct Limit(pub u64);
 
 impl Display for Limit {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

@@ -69,10 +69,17 @@ fn lock(path: &Path, operation: FlockOperation) -> rustix::io::Result<OwnedFd> {
     Ok(directory)
 }
 
-/// Removes the directories below `parent` whose owners are dead. What cannot be removed stays for the next time.
-pub fn sweep(parent: &Path) {
+/// Removes the directories below `name` in `base` whose owners are dead. What cannot be removed stays for the next time.
+/// Both have to be this user's own first: in somebody else's, what is removed could be anything.
+pub fn sweep(base: &Path, name: &str) -> Result<()> {
+    let parent = &base.join(name);
+    if std::fs::symlink_metadata(parent).is_err() {
+        return Ok(());
+    }
+    make_private(base)?;
+    make_private(parent)?;
     let Ok(guard) = lock(parent, FlockOperation::LockExclusive) else {
-        return;
+        return Ok(());
     };
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     let dead: Vec<(PathBuf, OwnedFd)> = entries
@@ -87,6 +94,7 @@ pub fn sweep(parent: &Path) {
     // Removing may take long; nobody needs to wait for it.
     drop(guard);
     dead.iter().for_each(|(path, _lock)| remove(path));
+    Ok(())
 }
 
 fn is_id(name: &[u8]) -> bool {

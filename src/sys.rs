@@ -7,7 +7,7 @@
 
 use core::ffi::{CStr, c_char, c_int, c_long};
 
-use linux_raw_sys::general as raw;
+use linux_raw_sys::{general as raw, ptrace};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
@@ -80,6 +80,14 @@ pub fn clone(flags: u32, child: impl FnOnce() -> i32) -> Result<Pid> {
     }
 }
 
+/// Whether the kernel filters system calls (CONFIG_SECCOMP_FILTER): EFAULT tells that it looked for a program.
+pub fn has_seccomp() -> bool {
+    prctl(
+        linux_raw_sys::prctl::PR_SET_SECCOMP,
+        ptrace::SECCOMP_MODE_FILTER,
+    ) == Err(Errno::FAULT)
+}
+
 /// `unshare(2)` with `CLONE_NEW*` flags. rustix calls it unsafe because CLONE_FILES would split the descriptor
 /// table under other threads; mini has none.
 pub fn unshare(flags: u32) -> Result<()> {
@@ -89,15 +97,7 @@ pub fn unshare(flags: u32) -> Result<()> {
 
 /// The signal this process gets when its parent dies: `prctl(2)`, PR_SET_PDEATHSIG. rustix takes no real-time one.
 pub fn set_parent_death_signal(signal: i32) -> Result<()> {
-    let arguments = [
-        linux_raw_sys::prctl::PR_SET_PDEATHSIG as usize,
-        signal as usize,
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: numbers only.
-    unsafe { call(raw::__NR_prctl, arguments) }.map(drop)
+    prctl(linux_raw_sys::prctl::PR_SET_PDEATHSIG, signal as u32).map(drop)
 }
 
 /// Ends this process at once: no destructors, no flushing.
@@ -165,17 +165,103 @@ pub fn mount(
 /// Linux 5.12.
 pub fn mount_setattr(target: &CStr, attributes: u64) -> Result<()> {
     let set = [attributes, 0, 0, 0]; // struct mount_attr: set, clear, propagation, user namespace
-    let (target, flags) = (pointer(Some(target)), raw::AT_RECURSIVE as usize);
-    let size = size_of_val(&set);
+    set_attributes(raw::AT_FDCWD as usize, target, raw::AT_RECURSIVE, set)
+}
+
+/// Shows the owners in a detached mount, and with `recursive` in all below it, as the ids of a user namespace:
+/// `mount_setattr(2)` with MOUNT_ATTR_IDMAP.
+pub fn idmap(tree: impl AsFd, userns: impl AsFd, recursive: bool) -> Result<()> {
+    let userns = userns.as_fd().as_raw_fd() as u64;
+    let set = [u64::from(raw::MOUNT_ATTR_IDMAP), 0, 0, userns];
+    let depth = if recursive { raw::AT_RECURSIVE } else { 0 };
+    let tree = tree.as_fd().as_raw_fd() as usize;
+    set_attributes(tree, c"", raw::AT_EMPTY_PATH | depth, set)
+}
+
+fn set_attributes(directory: usize, path: &CStr, flags: u32, set: [u64; 4]) -> Result<()> {
+    let (path, flags) = (pointer(Some(path)), flags as usize);
     let arguments = [
-        raw::AT_FDCWD as usize,
-        target,
+        directory,
+        path,
         flags,
         set.as_ptr() as usize,
-        size,
+        size_of_val(&set),
     ];
-    // SAFETY: `target` and `set` outlive the call, and the size is that of `set`.
+    // SAFETY: `path` and `set` outlive the call, and the size is that of `set`.
     unsafe { call(raw::__NR_mount_setattr, arguments) }.map(drop)
+}
+
+/// Whether there is `mount_setattr(2)`: EINVAL for a structure without a size comes before any question of privilege;
+/// ENOSYS says that there is not, EPERM that a filter around mini does not know it.
+pub fn has_mount_setattr() -> bool {
+    let arguments = [raw::AT_FDCWD as usize, pointer(Some(c"")), 0, 0, 0];
+    // SAFETY: a null structure of no size is not read.
+    let result = unsafe { call(raw::__NR_mount_setattr, arguments) };
+    result == Err(Errno::INVAL)
+}
+
+/// Locks one byte of a file for as long as this open file lives: `fcntl(2)`, F_OFD_SETLK (Linux 3.15). EAGAIN if
+/// somebody else has it.
+pub fn lock_byte(file: impl AsFd, offset: u32) -> Result<()> {
+    #[cfg(target_pointer_width = "64")]
+    use raw::{__NR_fcntl as CALL, flock as Lock};
+    #[cfg(target_pointer_width = "32")]
+    use raw::{__NR_fcntl64 as CALL, flock64 as Lock};
+    let lock = Lock {
+        l_type: raw::F_WRLCK as _,
+        l_whence: raw::SEEK_SET as _,
+        l_start: offset.into(),
+        l_len: 1,
+        l_pid: 0,
+    };
+    let (file, command) = (file.as_fd().as_raw_fd() as usize, raw::F_OFD_SETLK as usize);
+    // SAFETY: `lock` is the structure that this command takes, and outlives the call.
+    unsafe { call(CALL, [file, command, &raw const lock as usize, 0, 0]) }.map(drop)
+}
+
+/// Leaves the session keyring for a new one of this process's own: `keyctl(2)`.
+pub fn join_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
+    // SAFETY: a number and a null pointer, which asks for a keyring without a name.
+    unsafe { call(raw::__NR_keyctl, [KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Takes a capability out of the bounding set: `prctl(2)`, PR_CAPBSET_DROP. By number, as rustix takes only those
+/// that it has a name for.
+pub fn drop_bounding(capability: u32) -> Result<()> {
+    prctl(linux_raw_sys::prctl::PR_CAPBSET_DROP, capability).map(drop)
+}
+
+/// Whether the kernel has a capability of this number: `prctl(2)`, PR_CAPBSET_READ.
+pub fn has_capability(capability: u32) -> bool {
+    prctl(linux_raw_sys::prctl::PR_CAPBSET_READ, capability).is_ok()
+}
+
+/// Adds a capability to the ambient set: `prctl(2)`, PR_CAP_AMBIENT (Linux 4.3).
+pub fn raise_ambient(capability: u32) -> Result<()> {
+    let (operation, raise) = (
+        linux_raw_sys::prctl::PR_CAP_AMBIENT as usize,
+        linux_raw_sys::prctl::PR_CAP_AMBIENT_RAISE as usize,
+    );
+    // SAFETY: numbers only.
+    unsafe {
+        call(
+            raw::__NR_prctl,
+            [operation, raise, capability as usize, 0, 0],
+        )
+    }
+    .map(drop)
+}
+
+/// One of the operations of `prctl(2)` that takes a number and no pointer.
+fn prctl(operation: u32, argument: u32) -> Result<usize> {
+    // SAFETY: numbers only; the callers above name operations that take no pointer.
+    unsafe {
+        call(
+            raw::__NR_prctl,
+            [operation as usize, argument as usize, 0, 0, 0],
+        )
+    }
 }
 
 /// Closes every descriptor from `first` on, or with `at_exec` marks it close-on-exec:
@@ -340,15 +426,64 @@ pub fn kill(pid: i32, signal: i32) -> Result<()> {
     unsafe { call(raw::__NR_kill, [pid as usize, signal as usize, 0, 0, 0]) }.map(drop)
 }
 
-/// Sets a resource limit by the kernel's number, `u64::MAX` being unlimited: `prlimit64(2)`.
-pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
-    let limit = [soft, hard];
-    // SAFETY: `limit` has the layout of struct rlimit64 and outlives the call.
-    unsafe {
+/// Sets a resource limit of a process (0: this one) by the kernel's number, `u64::MAX` being unlimited:
+/// `prlimit64(2)`. Returns what it was, soft and hard; with `None` it stays so.
+pub fn limit(pid: i32, resource: u32, limit: Option<(u64, u64)>) -> Result<(u64, u64)> {
+    let new = limit.map(|(soft, hard)| [soft, hard]);
+    let new = new.as_ref().map_or(0, |new| new.as_ptr() as usize);
+    let mut old = [0u64; 2];
+    let arguments = [
+        pid as usize,
+        resource as usize,
+        new,
+        old.as_mut_ptr() as usize,
+        0,
+    ];
+    // SAFETY: both have the layout of struct rlimit64 and outlive the call; `new` may be null.
+    unsafe { call(raw::__NR_prlimit64, arguments) }.map(|_| (old[0], old[1]))
+}
+
+/// One instruction of classic BPF, laid out as the kernel's struct sock_filter (linux/filter.h).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Instruction {
+    pub code: u16,
+    /// How many instructions to skip if a comparison is true, and if it is false.
+    pub jt: u8,
+    pub jf: u8,
+    pub k: u32,
+}
+
+/// Filters the system calls of this thread and all it will start, for ever: `seccomp(2)`, Linux 3.17; without flags
+/// (`SECCOMP_FILTER_FLAG_*`) also `prctl(2)`, Linux 3.5. Takes no_new_privs or CAP_SYS_ADMIN, else it is EACCES; a
+/// program or a flag that the kernel does not know is EINVAL.
+pub fn set_filter(program: &[Instruction], flags: u32) -> Result<()> {
+    /// The kernel's struct sock_fprog.
+    #[repr(C)]
+    struct Program {
+        length: u16,
+        instructions: *const Instruction,
+    }
+    let program = Program {
+        length: u16::try_from(program.len()).map_err(|_| Errno::INVAL)?,
+        instructions: program.as_ptr(),
+    };
+    let pointer = &raw const program as usize;
+    let operation = ptrace::SECCOMP_SET_MODE_FILTER as usize;
+    // SAFETY: `program` and its instructions, `length` of them, outlive the call, which copies them.
+    match unsafe {
         call(
-            raw::__NR_prlimit64,
-            [0, resource as usize, limit.as_ptr() as usize, 0, 0],
+            raw::__NR_seccomp,
+            [operation, flags as usize, pointer, 0, 0],
         )
+    } {
+        Err(Errno::NOSYS) if flags == 0 => {
+            let option = linux_raw_sys::prctl::PR_SET_SECCOMP as usize;
+            let mode = ptrace::SECCOMP_MODE_FILTER as usize;
+            // SAFETY: as above.
+            unsafe { call(raw::__NR_prctl, [option, mode, pointer, 0, 0]) }
+        }
+        other => other,
     }
     .map(drop)
 }

@@ -1,8 +1,12 @@
 //! Kernels that lack a system call, played by strace, which answers ENOSYS for it: an ordinary run works all the same,
 //! and what is promised still holds. One test for each row of the README's kernel table that can be played this way.
+//! A default protection that is lost is named by `--trace`; one that was asked for is an error.
 
 mod support;
-use support::{Bench, Output, Report, guest, have_program};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use support::{Bench, Output, Report, eventually, guest, have_program};
 
 /// `mini run OPTIONS busybox.tar -- COMMAND` where none of these calls exists, in any process.
 fn without(bench: &Bench, calls: &str, options: &[&str], command: &[&str]) -> Output {
@@ -184,4 +188,304 @@ fn without_mount_setattr_nothing_below_a_read_only_volume_is_writable() {
             $MINI run -v $PWD/v:/v:ro $BUSYBOX -- sh -c '! (echo x > /v/x) 2>/dev/null; ! (echo x > /v/sub/x) 2>/dev/null; echo done'
         ls v/sub | wc -l";
     assert_eq!(bench.private_shell(script).output().ok(), "done\n0\n");
+}
+
+// --- protections -----------------------------------------------------------------------------------------------
+
+/// `mini ARGUMENTS` where a call answers as `inject` says, in mini itself or with `all` in every process.
+fn injected(bench: &Bench, all: bool, inject: &str, arguments: &[&str]) -> Output {
+    let mini = support::mini();
+    let inject = format!("inject={inject}");
+    let mut strace = vec!["-qq", "-o", "/dev/null", "-e", &inject];
+    if all {
+        strace.push("-f");
+    }
+    let run = bench.program("strace").args(&strace);
+    run.args(&[mini.to_str().unwrap()]).args(arguments).output()
+}
+
+/// The bench, if strace is there.
+fn bench(name: &str) -> Option<Bench> {
+    let bench = Bench::new(name)?;
+    have_program("strace").then_some(bench)
+}
+
+/// The notes in what `--trace` says, but for the report on what was obtained in the end.
+fn notes(trace: &str) -> Vec<&str> {
+    let lines = trace.lines().filter_map(|line| line.strip_prefix("# "));
+    let known = [
+        "capabilities ",
+        "no_new_privs: ",
+        "seccomp: ",
+        "namespaces, ",
+        "ids: ",
+        "masked: ",
+        "read-only: ",
+        "degraded: ",
+    ];
+    lines
+        .filter(|line| !known.iter().any(|start| line.starts_with(start)))
+        .filter(|line| !line.contains(" members, "))
+        .collect()
+}
+
+const OWNERS: &str = "tr -s ' ' < /proc/self/uid_map; cd /; stat -c '%n %u %g' . etc/passwd home/user
+    chown 5:6 etc/passwd home; chown 65535 home/user; touch new; stat -c '%n %u %g' etc/passwd home home/user new";
+
+const IDMAP: &str = "mount_setattr:error=ENOSYS";
+
+#[test]
+fn without_idmapped_mounts_an_archive_is_unpacked_as_the_containers_own() {
+    let Some(bench) = bench("shift") else {
+        return;
+    };
+    let owners = ". 0 0\netc/passwd 0 0\nhome/user 1000 1000\n\
+        etc/passwd 5 6\nhome 5 6\nhome/user 65535 1000\nnew 0 0\n";
+    for options in [
+        &[][..],
+        &["--userns", "auto"],
+        &["--upper", "disk"],
+        &["--no-init", "--read-only=false", "-t"],
+    ] {
+        let arguments = [
+            &["run", "--trace"],
+            options,
+            &[bench.busybox(), "--", "sh", "-c", OWNERS],
+        ];
+        let output = injected(&bench, true, IDMAP, &arguments.concat()).expect(0);
+        let stdout = output.stdout.replace('\r', "");
+        let (map, rest) = stdout.split_once('\n').unwrap();
+        assert_eq!(rest, owners, "{options:?}");
+        let map: Vec<u32> = map.split_whitespace().flat_map(str::parse).collect();
+        assert!(
+            map[0] == 0 && map[1] >= 0x7739_0000 && map[2] == 65536,
+            "{map:?}"
+        );
+        let text = output.stderr.replace('\r', "");
+        assert_eq!(notes(&text), Vec::<&str>::new(), "{options:?}");
+        bench.assert_nothing_left();
+    }
+    // On disk the files belong to the range.
+    let mini = support::mini();
+    let inject = format!("inject={IDMAP}");
+    let strace = ["-qq", "-o", "/dev/null", "-e", &inject];
+    let script =
+        "tr -s ' ' < /proc/self/uid_map; echo x > /marker; chown 7 /marker; echo ready; sleep 1000";
+    let run = bench.program("strace").args(&strace);
+    let run = run.args(&[mini.to_str().unwrap(), "run", "--upper", "disk"]);
+    let mut running = run
+        .args(&[bench.busybox(), "--", "sh", "-c", script])
+        .start();
+    let text = running.until("ready");
+    let base: u32 = text.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let containers = fs::read_dir(bench.path("store/containers")).unwrap();
+    let dir = containers.flatten().next().unwrap().path();
+    for (file, owner) in [
+        ("lower", 0),
+        ("lower/etc/passwd", 0),
+        ("lower/home/user", 1000),
+        ("upper", 0),
+        ("upper/marker", 7),
+    ] {
+        let status = fs::symlink_metadata(dir.join(file)).unwrap();
+        assert_eq!(status.uid(), base + owner, "{file}");
+    }
+    // strace passes no signal on.
+    support::kill(bench.processes_but(&["strace"])[0], 9);
+    drop(running);
+    assert!(eventually(|| bench.processes().is_empty()));
+    bench.run(&[], &["true"]).output().ok();
+    // What goes wrong with the archive is said in the same words.
+    let broken = bench.file("broken.tar", [b'x'; 2048]);
+    let said = bench.mini(&["run", &broken, "--", "true"]).output();
+    let said = said.one_line(125);
+    let output = injected(&bench, true, IDMAP, &["run", &broken, "--", "true"]);
+    assert_eq!(output.one_line(125), said);
+    bench.assert_nothing_left();
+}
+
+#[test]
+fn without_idmapped_mounts_a_directory_keeps_its_owners_by_the_identity_map() {
+    let Some(bench) = bench("identity") else {
+        return;
+    };
+    let directory = bench.busybox_directory();
+    let before = support::tree(directory.as_ref());
+    let dir = bench.dir("dir");
+    let volume = format!("{dir}:/v");
+    let why = "cannot be idmapped (its file system, or Linux before 5.19)";
+    for (options, image, what) in [
+        (&[][..], directory.as_str(), "ROOTFS".to_owned()),
+        (&["-v", &volume], bench.busybox(), format!("\"{dir}\"")),
+    ] {
+        let run = |options: &[&str], command: &[&str]| {
+            let run = [&["run"], options, &[image, "--"], command].concat();
+            injected(&bench, true, IDMAP, &run)
+        };
+        let traced = [&["--trace"], options].concat();
+        let output = run(&traced, &["sh", "-c", OWNERS]).expect(0);
+        let expected = " 0 0 4294967295\n. 0 0\netc/passwd 0 0\nhome/user 1000 1000\n\
+            etc/passwd 5 6\nhome 5 6\nhome/user 65535 1000\nnew 0 0\n";
+        assert_eq!(output.stdout, expected, "{image}");
+        let note = format!("root's files inside are root's outside: {what} {why}");
+        assert_eq!(notes(&output.stderr), [note.as_str()]);
+        assert!(output.stderr.contains(&format!("# degraded: {note}\n")));
+        // There is a namespace all the same: root's power ends there.
+        let output = run(options, &["mknod", "/node", "c", "1", "3"]).expect(1);
+        assert_eq!(output.stderr, "mknod: /node: Operation not permitted\n");
+        // Asked for, it is an error.
+        let asked = [&["--userns", "auto"], options].concat();
+        let line = format!("--userns auto: {what} {why}");
+        run(&asked, &["true"]).fails(125, &line);
+        // Nobody's is better than root's: without the map it need not be.
+        if !options.is_empty() {
+            let strict = format!("{volume}:noidmap");
+            let asked = ["--userns", "auto", "-v", &strict];
+            assert_eq!(run(&asked, &["stat", "-c", "%U", "/v"]).ok(), "nobody\n");
+        }
+    }
+    assert_eq!(support::tree(directory.as_ref()), before);
+    // What is kept is to have its owners on disk.
+    let line = format!("--userns auto: \"{}\" {why}", bench.text("store"));
+    let run = ["run", "--keep", "--userns", "auto", bench.busybox()];
+    injected(&bench, true, IDMAP, &run).fails(125, &line);
+}
+
+#[test]
+fn without_seccomp_the_default_gives_way_and_says_so() {
+    let Some(bench) = bench("noseccomp") else {
+        return;
+    };
+    // Which of mini's calls of prctl asks for it.
+    let log = bench.text("log");
+    let mini = support::mini();
+    let strace = ["-qq", "-e", "trace=prctl", "-o", &log];
+    let run = bench.program("strace").args(&strace);
+    let run = run.args(&[mini.to_str().unwrap(), "run", bench.busybox(), "--", "true"]);
+    run.output().ok();
+    let text = fs::read_to_string(&log).unwrap();
+    let asked = |line: &str| line.contains("PR_SET_SECCOMP");
+    let nth = text.lines().position(asked).unwrap() + 1;
+    let inject = format!("prctl:error=EINVAL:when={nth}");
+    let script = "grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status";
+    let run = |options: &[&str]| {
+        let run = [
+            &["run"],
+            options,
+            &[bench.busybox(), "--", "sh", "-c", script],
+        ];
+        injected(&bench, false, &inject, &run.concat())
+    };
+    let why = "this kernel lacks CONFIG_SECCOMP_FILTER";
+    let output = run(&["--trace"]).expect(0);
+    assert_eq!(output.stdout, "NoNewPrivs:\t1\nSeccomp:\t0\n");
+    let note = format!("system calls are not filtered: {why}");
+    assert_eq!(notes(&output.stderr), [note.as_str()]);
+    for line in ["seccomp: off".to_owned(), format!("degraded: {note}")] {
+        assert!(output.stderr.contains(&format!("# {line}\n")), "{line}");
+    }
+    assert!(!output.stderr.contains("SECCOMP_SET_MODE_FILTER"));
+    run(&["--seccomp", "log"]).fails(125, &format!("--seccomp: {why}"));
+    let output = run(&["--trace", "--seccomp", "unconfined"]).expect(0);
+    assert_eq!(notes(&output.stderr), Vec::<&str>::new());
+}
+
+#[test]
+fn without_keyrings_there_is_nothing_to_leave() {
+    let Some(bench) = bench("nokeys") else {
+        return;
+    };
+    let run = |error: &str, options: &[&str]| {
+        let run = [&["run"], options, &[bench.busybox(), "--", "echo", "fine"]];
+        injected(
+            &bench,
+            true,
+            &format!("keyctl:error={error}"),
+            &run.concat(),
+        )
+    };
+    for options in [&[][..], &["--userns", "host"], &["--no-init"]] {
+        assert_eq!(run("ENOSYS", options).ok(), "fine\n", "{options:?}");
+    }
+    // A filter around mini, which holds for the command, too.
+    assert_eq!(run("EPERM", &[]).ok(), "fine\n");
+    // Any other failure would leave the caller's keys in reach.
+    let line = "keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL): Quota exceeded \
+                (sysctl kernel.keys.maxkeys allows no more keyrings)";
+    run("EDQUOT", &[]).fails(125, line);
+}
+
+#[test]
+fn without_memfd_create_minis_binary_is_not_sealed() {
+    let Some(bench) = bench("nomemfd") else {
+        return;
+    };
+    let note = "mini's binary is within the container's reach: no memfd_create (Linux 3.17)";
+    let run = |inject: &str, options: &[&str]| {
+        let run = [&["run"], options, &[bench.busybox(), "--", "echo", "fine"]];
+        injected(&bench, false, inject, &run.concat())
+    };
+    for options in [&["--userns", "host"][..], &["--privileged"]] {
+        let options = [&["--trace"], options].concat();
+        let output = run("memfd_create:error=ENOSYS", &options).expect(0);
+        assert_eq!(output.stdout, "fine\n");
+        assert!(notes(&output.stderr).contains(&note), "{}", output.stderr);
+    }
+    // With ids of its own the container cannot reach it.
+    let output = run("memfd_create:error=ENOSYS", &["--trace"]).expect(0);
+    assert_eq!(notes(&output.stderr), Vec::<&str>::new());
+    // Any other failure is an error.
+    for (inject, said) in [
+        (
+            "memfd_create:error=EPERM",
+            "memfd_create(\"mini's binary\"): Operation not permitted",
+        ),
+        (
+            "memfd_create:error=EACCES",
+            "memfd_create(\"mini's binary\"): Permission denied (sysctl vm.memfd_noexec=2 forbids it)",
+        ),
+        (
+            "sendfile:error=EPERM",
+            "sendfile(\"mini's binary\"): Operation not permitted",
+        ),
+        (
+            "execve:error=EPERM:when=1",
+            "execve(\"mini's binary\"): Operation not permitted",
+        ),
+    ] {
+        run(inject, &["--userns", "host"]).fails(125, said);
+    }
+    bench.assert_nothing_left();
+}
+
+#[test]
+fn where_user_namespaces_are_refused_the_way_out_is_named() {
+    let Some(bench) = bench("nouserns") else {
+        return;
+    };
+    let run = |error: &str, options: &[&str]| {
+        let run = [&["run"], options, &[bench.busybox(), "--", "true"]].concat();
+        let inject = format!("clone3,clone:error={error}:when=1");
+        injected(&bench, false, &inject, &run)
+    };
+    let call = "clone3(CLONE_NEWUSER|CLONE_NEWPID|CLONE_NEWNET|CLONE_NEWIPC|CLONE_NEWUTS, SIGCHLD)";
+    for (error, said) in [
+        (
+            "EPERM",
+            "Operation not permitted (if it is the user namespace that is refused, --userns host does without)",
+        ),
+        (
+            "ENOSPC",
+            "No space left on device (a limit in /proc/sys/user/max_*_namespaces is reached; \
+             --userns host needs one less)",
+        ),
+        (
+            "EINVAL",
+            "Invalid argument (this kernel lacks one of these namespaces: CONFIG_*_NS)",
+        ),
+    ] {
+        run(error, &[]).fails(125, &format!("{call}: {said}"));
+        run(error, &["--userns", "auto"]).fails(125, &format!("{call}: {said}"));
+    }
+    bench.assert_nothing_left();
 }

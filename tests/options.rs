@@ -128,9 +128,28 @@ fn users_and_groups_are_those_of_the_container() {
         ("4321", 4321, 0, vec![], "/"),
         ("4321:bin", 4321, 2, vec![], "/"),
         ("nobody", 65534, 65534, vec![], "/nonexistent"),
+        ("65535:65535", 65535, 65535, vec![], "/"),
+        // With a user namespace there are no more than these.
+        ("65536", 65536, 0, vec![], "/"),
         ("4294967294", 4_294_967_294u32, 0, vec![], "/"),
     ] {
-        let report = bench.report(&["-u", user]);
+        let mut options = vec!["-u", user];
+        if uid > 65535 {
+            let line = bench.guest(&options, &["report"]).output().one_line(125);
+            let expected = "setresuid({uid}, {uid}, {uid}): Invalid argument \
+                (--user: inside there are only ids 0 to 65535; --userns host has them all)";
+            assert_eq!(line, expected, "{user}");
+            let line = bench
+                .guest(&["-t", "-u", user], &["report"])
+                .output()
+                .one_line(125);
+            assert!(
+                line.ends_with("only ids 0 to 65535; --userns host has them all)"),
+                "{line}"
+            );
+            options.extend(["--userns", "host"]);
+        }
+        let report = bench.report(&options);
         assert_eq!(
             report.get("Uid"),
             format!("{uid} {uid} {uid} {uid}"),
@@ -152,11 +171,15 @@ fn users_and_groups_are_those_of_the_container() {
             "{user}"
         );
         if uid != 0 {
-            for key in ["CapPrm", "CapEff", "CapAmb"] {
+            for key in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
                 assert_eq!(report.get(key), "0000000000000000", "{user} {key}");
             }
         }
     }
+    let line = bench.shell(&["-u", "0:65536"], "true").one_line(125);
+    let expected = "setresgid({gid}, {gid}, {gid}): Invalid argument \
+        (--user: inside there are only ids 0 to 65535; --userns host has them all)";
+    assert_eq!(line, expected);
     // The container's files, also where they come from a volume.
     let passwd = bench.file("passwd", "me:x:77:78::/me:/bin/sh\n");
     let report = bench.report(&["-v", &format!("{passwd}:/etc/passwd:ro"), "--user=me"]);
@@ -243,10 +266,23 @@ fn volumes_are_writable_or_read_only_and_always_without_suid_and_devices() {
             "{mount:?}"
         );
     }
+    // In a user namespace no device can be made, whatever the capabilities.
+    let script = "mknod /data/node c 1 3 && echo x > /data/node";
+    for capability in ["CHOWN", "MKNOD", "ALL"] {
+        let output = bench.shell(&["-v", &rw, "--cap-add", capability], script);
+        let output = output.expect(1);
+        assert!(
+            output.stderr.contains("Operation not permitted"),
+            "{capability}: {}",
+            output.stderr
+        );
+        assert!(!bench.path("dir/node").exists());
+    }
+    // Where one can, or is there, it is dead.
     let output = bench
         .shell(
-            &["-v", &rw],
-            "mknod /data/node c 1 3 && echo x > /data/node",
+            &["-v", &rw, "--userns", "host", "--cap-add", "MKNOD"],
+            script,
         )
         .expect(1);
     assert!(
@@ -254,7 +290,30 @@ fn volumes_are_writable_or_read_only_and_always_without_suid_and_devices() {
         "{}",
         output.stderr
     );
+    assert!(bench.path("dir/node").exists());
+    for options in [&[][..], &["--cap-add", "ALL"], &["--privileged"]] {
+        let options = [&["-v", &rw], options].concat();
+        let output = bench.shell(&options, "echo x > /data/node").expect(1);
+        assert!(
+            output.stderr.contains("Permission denied"),
+            "{options:?}: {}",
+            output.stderr
+        );
+    }
     fs::remove_file(bench.path("dir/node")).unwrap();
+    // A set-user-id program of the volume's is an ordinary one.
+    fs::copy(guest(), bench.path("dir/suid")).unwrap();
+    support::Run::new("chmod")
+        .args(&["4755", &bench.text("dir/suid")])
+        .output()
+        .ok();
+    let options = ["-v", &rw, "-u", "1000", "--no-new-privs=false"];
+    for more in [&[][..], &["--userns", "host"], &["--privileged"]] {
+        let run = bench.run(&[&options, more].concat(), &["/data/suid", "report"]);
+        let report = support::Report(run.output().ok());
+        assert_eq!(report.get("Uid"), "1000 1000 1000 1000", "{more:?}");
+    }
+    fs::remove_file(bench.path("dir/suid")).unwrap();
     // Relative to the caller's directory; several, one in another, whatever their order.
     let nested = bench.dir("nested");
     bench.file("nested/file", "nested\n");
@@ -580,21 +639,24 @@ fn a_tmpfs_has_the_options_given() {
         bench.shell(&["--tmpfs", "/t"], "stat -c '%a %u' /t").ok(),
         "1777 0\n"
     );
-    let mount = bench
-        .report(&[
-            "--tmpfs",
-            "/new/t:size=1m,mode=0700,uid=1000,gid=29,nr_inodes=20,exec,suid,dev",
-        ])
-        .mount("/new/t");
-    assert_eq!(mount.options, "rw,relatime");
-    for option in [
-        "size=1024k",
-        "mode=700",
-        "uid=1000",
-        "gid=29",
-        "nr_inodes=20",
-    ] {
-        assert!(mount.has(option), "{option}: {mount:?}");
+    for options in [&[][..], &["--userns", "host"]] {
+        let tmpfs = "/new/t:size=1m,mode=0700,uid=1000,gid=29,nr_inodes=20,exec,suid,dev";
+        let options = [&["--tmpfs", tmpfs], options].concat();
+        let report = bench.report(&options);
+        let (mount, base) = (report.mount("/new/t"), report.base());
+        assert_eq!(mount.options, "rw,relatime");
+        // Ids are shown as those outside.
+        for option in [
+            "size=1024k",
+            "mode=700",
+            &format!("uid={}", base + 1000),
+            &format!("gid={}", base + 29),
+            "nr_inodes=20",
+        ] {
+            assert!(mount.has(option), "{option}: {mount:?}");
+        }
+        let text = bench.shell(&options, "stat -c '%a %u %g' /new/t").ok();
+        assert_eq!(text, "700 1000 29\n", "{options:?}");
     }
     let output = bench
         .guest(&["--tmpfs=/t:size=1m"], &["fill", "/t/x", "9999999"])
@@ -652,20 +714,17 @@ fn a_read_only_root_leaves_volumes_and_tmpfs_writable() {
     );
     assert!(bench.report(&["--read-only"]).mount("/").has("ro"));
     assert!(bench.report(&["--read-only=false"]).mount("/").has("rw"));
-    let output = bench.shell(
-        &["--read-only"],
-        "mount -o remount,rw / && echo x > /x && echo writable",
-    );
-    assert!(
-        !output.stdout.contains("writable") || have_sys_admin(&bench),
-        "{output:?}"
-    );
-}
-
-/// Whether the container still has CAP_SYS_ADMIN (bit 21): then it can undo what is done to its mounts.
-fn have_sys_admin(bench: &Bench) -> bool {
-    let report = bench.report(&[]);
-    u64::from_str_radix(report.get("CapEff"), 16).unwrap() & 1 << 21 != 0
+    // Nor can that be undone, except by who may do everything.
+    let script = "mount -o remount,rw,bind / && echo x > /x && echo writable";
+    for (options, writable) in [
+        (&[][..], ""),
+        (&["--userns", "host"], ""),
+        (&["--cap-add", "SYS_ADMIN"], "writable\n"),
+        (&["--privileged"], "writable\n"),
+    ] {
+        let output = bench.shell(&[&["--read-only"], options].concat(), script);
+        assert_eq!(output.stdout, writable, "{options:?}: {}", output.stderr);
+    }
 }
 
 #[test]
@@ -716,18 +775,52 @@ fn the_upper_layer_is_limited_memory_or_disk() {
         .output()
         .ok();
     assert!(text.contains("fill ok"), "{text}");
-    let upper = |options: &[&str]| {
-        let data = bench.report(options).mount("/").data;
-        data.split(',')
-            .find_map(|option| option.strip_prefix("upperdir=").map(str::to_owned))
-            .unwrap()
-    };
-    assert!(upper(&["--upper", "disk"]).starts_with(&bench.text("store")));
-    assert!(upper(&["--upper", "tmpfs"]).starts_with(&bench.text("run")));
-    assert!(upper(&[]).starts_with(&bench.text("run")));
+    // What is written is on disk, or it is not; the option of the mount does not say where.
+    let directory = bench.busybox_directory();
+    for (options, layer, on_disk) in [
+        (&["--upper", "disk"][..], "layer/upper", true),
+        (&["--upper", "tmpfs"], "own/upper", false),
+        (&[], "own/upper", false),
+        (
+            &["--upper", "disk", "--userns", "host"],
+            "layer/upper",
+            true,
+        ),
+        (
+            &["--upper", "tmpfs", "--userns", "host"],
+            "own/upper",
+            false,
+        ),
+    ] {
+        let mount = bench.report(options).mount("/");
+        assert!(mount.has(&format!("upperdir={layer}")), "{mount:?}");
+        for image in [bench.busybox(), &directory] {
+            let script = "echo x > /marker && echo ready && sleep 1000";
+            let run = bench.mini(&["run"]).args(options);
+            let mut running = run.args(&[image, "--", "sh", "-c", script]).start();
+            running.until("ready");
+            let found = bench.files();
+            running.kill(2);
+            running.wait();
+            let found = found.iter().any(|file| file.ends_with("/upper/marker"));
+            assert_eq!(found, on_disk, "{options:?} {image}");
+        }
+    }
 }
 
 // --- limits ----------------------------------------------------------------------------------------------------
+
+/// Whether this process has CAP_SYS_RESOURCE (24), which not every root has.
+fn have_sys_resource() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let set = u64::from_str_radix(set.unwrap().trim(), 16).unwrap();
+    have(
+        "resource",
+        set & 1 << 24 != 0,
+        "root has no CAP_SYS_RESOURCE here",
+    )
+}
 
 #[test]
 fn resource_limits() {
@@ -753,18 +846,25 @@ fn resource_limits() {
         assert!(limits.contains(&line), "{line}: {limits:?}");
     }
     // Without CAP_SYS_RESOURCE a hard limit cannot be raised.
-    let script = "ulimit -n 50; exec \"$0\" run --ulimit nofile=100:200 \"$1\" -- true";
+    let script = "ulimit -n 50; exec \"$@\"";
     let mini = support::mini();
-    let run = bench
-        .program("setpriv")
-        .args(&["--bounding-set=-sys_resource", "sh", "-c", script]);
-    let line = run
-        .args(&[mini.to_str().unwrap(), bench.busybox()])
-        .output()
-        .one_line(125);
-    let expected = "setrlimit(RLIMIT_NOFILE, {100, 200}): Operation not permitted \
-        (--ulimit: raising a hard limit needs CAP_SYS_RESOURCE)";
-    assert_eq!(line, expected);
+    for userns in ["auto", "host"] {
+        let run = |setpriv: &[&str], command: &[&str]| {
+            let run = bench.program("setpriv").args(setpriv);
+            let run = run.args(&["sh", "-c", script, "sh", mini.to_str().unwrap(), "run"]);
+            let run = run.args(&["--ulimit", "nofile=100:200", "--userns", userns]);
+            run.args(&[bench.busybox(), "--"]).args(command).output()
+        };
+        let line = run(&["--bounding-set=-sys_resource"], &["true"]).one_line(125);
+        let expected = "setrlimit(RLIMIT_NOFILE, {100, 200}): Operation not permitted \
+            (--ulimit: raising a hard limit needs CAP_SYS_RESOURCE)";
+        assert_eq!(line, expected, "{userns}");
+        // With it mini can, for a container that has no such capability over the host's limits.
+        if have_sys_resource() {
+            let text = run(&[], &["sh", "-c", "ulimit -n; ulimit -Hn"]).ok();
+            assert_eq!(text, "100\n200\n", "{userns}");
+        }
+    }
 }
 
 #[test]
@@ -782,19 +882,30 @@ fn oom_score_adj_can_be_raised_and_lowering_it_needs_a_capability() {
         bench.report(&["--oom-score-adj=1000"]).get("oom_score_adj"),
         "1000"
     );
+    // Root may, also for a container whose own root may not.
+    if have_sys_resource() {
+        let report = bench.report(&["--oom-score-adj=-5"]);
+        assert_eq!(report.get("oom_score_adj"), "-5");
+    }
     let mini = support::mini();
-    let run = bench.program("setpriv").args(&[
-        "--bounding-set=-sys_resource",
-        mini.to_str().unwrap(),
-        "run",
-    ]);
-    let line = run
-        .args(&["--oom-score-adj", "-5", bench.busybox(), "--", "true"])
-        .output()
-        .one_line(125);
-    let expected = "write(\"/proc/self/oom_score_adj\", \"-5\"): Permission denied \
-        (--oom-score-adj: lowering it needs CAP_SYS_RESOURCE)";
-    assert_eq!(line, expected);
+    for userns in ["auto", "host"] {
+        let run = bench.program("setpriv").args(&[
+            "--bounding-set=-sys_resource",
+            mini.to_str().unwrap(),
+            "run",
+        ]);
+        let line = run
+            .args(&["--userns", userns, "--oom-score-adj", "-5"])
+            .args(&[bench.busybox(), "--", "true"])
+            .output()
+            .one_line(125);
+        let (path, rest) = line.split_once("\"): ").unwrap();
+        let pid = path.strip_prefix("write(\"/proc/").unwrap();
+        let pid = pid.strip_suffix("/oom_score_adj").unwrap();
+        assert!(pid.parse::<u32>().is_ok(), "{line}");
+        let expected = "Permission denied (--oom-score-adj: lowering it needs CAP_SYS_RESOURCE)";
+        assert_eq!(rest, expected, "{userns}");
+    }
 }
 
 // --- namespaces ------------------------------------------------------------------------------------------------
@@ -804,8 +915,9 @@ fn a_namespace_can_be_the_hosts() {
     let Some(bench) = Bench::new("shared") else {
         return;
     };
-    let all = ["pid", "net", "ipc", "uts", "cgroup", "mnt"];
+    let all = ["user", "pid", "net", "ipc", "uts", "cgroup", "mnt"];
     let shared = [
+        ("--userns=host", "user"),
         ("--net=host", "net"),
         ("--pid=host", "pid"),
         ("--ipc=host", "ipc"),
@@ -830,6 +942,7 @@ fn a_namespace_can_be_the_hosts() {
         }
     }
     let report = bench.report(&[
+        "--userns=auto",
         "--net=none",
         "--pid=private",
         "--ipc=private",

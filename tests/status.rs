@@ -216,7 +216,7 @@ fn bad_usage_is_125_and_nothing_is_made() {
     };
     let line = refused(&bench, bench.run(&["--bogus"], &["true"]));
     assert!(line.contains("--bogus"), "{line}");
-    let cases: [(&[&str], &str); 15] = [
+    let cases: [(&[&str], &str); 22] = [
         (&["bogus"], "bogus"),
         (&["run"], "ROOTFS"),
         (&["run", "--bogus=3", "x"], "--bogus"),
@@ -231,6 +231,40 @@ fn bad_usage_is_125_and_nothing_is_made() {
         (
             &["run", "--init", "--no-init", "x"],
             "--init and --no-init exclude each other",
+        ),
+        (
+            &["run", "--no-new-privs", "--no-new-privs=false", "x"],
+            "--no-new-privs and --no-new-privs=false exclude each other",
+        ),
+        (
+            &["run", "--no-new-privs=no", "x"],
+            "--no-new-privs \"no\": neither true nor false",
+        ),
+        (
+            &["run", "--cap-add", "KILL,CHOWN", "--cap-drop=chown", "x"],
+            "--cap-add and --cap-drop exclude each other (chown)",
+        ),
+        (
+            &["run", "--cap-add", "ALL", "--cap-drop", "all", "x"],
+            "--cap-add and --cap-drop exclude each other (all)",
+        ),
+        (
+            &[
+                "run",
+                "--net=host",
+                "--sysctl",
+                "net.ipv4.ip_forward=1",
+                "x",
+            ],
+            "\"net.ipv4.ip_forward=1\": its namespace is shared with the host; it would change the host",
+        ),
+        (
+            &["run", "--ipc=host", "--sysctl", "kernel.shmmax=1", "x"],
+            "\"kernel.shmmax=1\": its namespace is shared with the host",
+        ),
+        (
+            &["run", "--uts=host", "--sysctl", "kernel.domainname=a", "x"],
+            "\"kernel.domainname=a\": its namespace is shared with the host",
         ),
         (
             &["run", "--rm", "--keep", "x"],
@@ -267,6 +301,10 @@ fn every_malformed_value_is_named() {
     let long = "x".repeat(65);
     let size = "not a size (a number with an optional k, m, g or t)";
     let name = "not a name (1 to 64 letters, digits, \"_\", \".\", \"-\")";
+    let sysctl = "not KEY=VALUE in one line";
+    let host = "not a sysctl of a namespace; it would change the host";
+    let restrict =
+        "PERM must be rw or rwm, mini cannot restrict a device (it has no device cgroup)";
     let cases = [
         ("--name", "-x", name),
         ("--name", "", name),
@@ -283,7 +321,7 @@ fn every_malformed_value_is_named() {
         ("--user", "0:", "not USER[:GROUP]"),
         ("--user", "4294967295", "not USER[:GROUP]"),
         ("--user", "0:99999999999", "not USER[:GROUP]"),
-        ("--volume", "/etc", "not SRC:DST[:ro]"),
+        ("--volume", "/etc", "not SRC:DST[:OPTION,...]"),
         ("--volume", ":/x", "the source is empty"),
         (
             "--volume",
@@ -310,7 +348,16 @@ fn every_malformed_value_is_named() {
             "/etc:/dev",
             "mini mounts its own file system there",
         ),
-        ("--volume", "/etc:/x:rx", "unknown mode (known: ro, rw)"),
+        (
+            "--volume",
+            "/etc:/x:rx",
+            "unknown option \"rx\" (known: ro, rw, noidmap)",
+        ),
+        (
+            "--volume",
+            "/etc:/x:ro,",
+            "unknown option \"\" (known: ro, rw, noidmap)",
+        ),
         ("--tmpfs", "x", "the path in the container is not absolute"),
         ("--tmpfs", "/sys", "mini mounts its own file system there"),
         ("--tmpfs", "/x:bogus", "unknown option \"bogus\""),
@@ -340,6 +387,34 @@ fn every_malformed_value_is_named() {
         ("--cgroupns", "none", "not host or private"),
         ("--upper", "memory", "not tmpfs[:SIZE] or disk"),
         ("--upper", "disk:1m", "not tmpfs[:SIZE] or disk"),
+        ("--userns", "none", "not auto or host or keep-id"),
+        ("--masks", "all", "not default or none"),
+        ("--cap-add", "", "unknown capability"),
+        ("--cap-add", "NET_RAWW", "unknown capability"),
+        ("--cap-drop", "21", "unknown capability"),
+        ("--sysctl", "net.ipv4.ip_forward", sysctl),
+        ("--sysctl", "=1", sysctl),
+        ("--sysctl", "net.ipv4.ip_forward=1\n", sysctl),
+        ("--sysctl", "vm.swappiness=1", host),
+        ("--sysctl", "net/../vm/swappiness=1", host),
+        ("--sysctl", "net.//.vm.swappiness=1", host),
+        ("--sysctl", "kernel.hostname=x", "--hostname sets it"),
+        ("--device", "fuse", "the source is not absolute"),
+        ("--device", "/dev/fuse:/dev/a:rw:", "not SRC[:DST][:PERM]"),
+        ("--device", "/dev/fuse:r", restrict),
+        ("--device", "/dev/fuse:/dev/a:", restrict),
+        ("--device", "/dev/null", "mini makes that itself"),
+        ("--device", "/dev/fuse:/dev/pts/9", "mini makes that itself"),
+        (
+            "--device",
+            "/dev/fuse:/fuse",
+            "the path in the container is not below /dev",
+        ),
+        (
+            "--device",
+            "/dev/fuse:/dev/../fuse",
+            "the path in the container contains \"..\"",
+        ),
     ];
     for (option, value, why) in cases {
         let line = refused(&bench, bench.run(&[option, value], &["true"]));

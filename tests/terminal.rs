@@ -533,7 +533,7 @@ fn what_is_pasted_arrives_whole() {
         return;
     };
     screen.line("clear; $MINI run -v $PWD:/v $BUSYBOX -- sh -c 'stty raw -echo; printf \"running\\r\\n\"; head -c 100000 > /v/pasted'");
-    screen.wait("running");
+    screen.wait("\nrunning");
     let text: String = (0..10_000).map(|number| format!("{number:09}_")).collect();
     bench.file("text", &text);
     screen.tmux(&["load-buffer", &bench.text("text")]);

@@ -47,9 +47,8 @@ const MEMORY: usize = 256 << 20;
 
 /// What this process may do, and how much.
 pub struct Options {
-    /// Only id 0 is mapped: everything stays root's, and owners other than root are counted.
-    pub single_id: bool,
-    /// Device nodes and some attributes need the initial user namespace: they are skipped and counted.
+    /// Device nodes and some attributes need the initial user namespace, and some ids are not mapped in another: they are
+    /// skipped and counted.
     pub in_userns: bool,
     /// Bytes that may be written in total.
     pub limit: u64,
@@ -387,20 +386,16 @@ impl<R: Read> Unpacker<'_, R> {
         mode: Mode,
     ) -> Outcome<()> {
         let (parent, name) = (place.parent, place.name);
-        if self.options.single_id {
-            self.report.skipped_owners += u64::from((member.uid, member.gid) != (0, 0));
-        } else {
-            let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
-            chownat(
-                parent,
-                name,
-                Some(uid),
-                Some(gid),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
-            .map_err(|errno| {
-                format!("chown to {}:{}: {}", member.uid, member.gid, reason(errno))
-            })?;
+        let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        match chownat(parent, name, Some(uid), Some(gid), flags) {
+            Ok(()) => {}
+            // An id that the user namespace does not have: it stays root's.
+            Err(Errno::INVAL) if self.options.in_userns => self.report.skipped_owners += 1,
+            Err(errno) => {
+                let (uid, gid) = (member.uid, member.gid);
+                return Err(format!("chown to {uid}:{gid}: {}", reason(errno)));
+            }
         }
         if member.kind != Kind::Symlink {
             // This would follow a symlink; but it is none, and nobody else is in the tree.
@@ -436,7 +431,7 @@ impl<R: Read> Unpacker<'_, R> {
             // trusted.* and most of security.* need the initial user namespace.
             Err(Errno::PERM) => self.options.in_userns,
             // An access list names ids that are not mapped.
-            Err(Errno::INVAL) => self.options.single_id && name.starts_with(b"system."),
+            Err(Errno::INVAL) => self.options.in_userns && name.starts_with(b"system."),
             _ => false,
         };
         self.report.skipped_xattrs += u64::from(skip);

@@ -606,6 +606,15 @@ impl Bench {
         Report(self.guest(options, &["report"]).output().ok())
     }
 
+    /// What comes of one of the guest's attacks (tests/guest/src/attacks.rs) in a container with these options, which
+    /// are separated by spaces: `ok`, or the errno, or another word.
+    #[track_caller]
+    pub fn attack(&self, options: &str, attack: &str) -> String {
+        let options: Vec<&str> = options.split_whitespace().collect();
+        let output = self.guest(&options, &["attack", attack]).output();
+        outcome(&output.expect(0), attack)
+    }
+
     /// `script` in a mount namespace of its own, whose mounts the host does not see; $MINI, $BUSYBOX and $GUEST name
     /// those.
     pub fn private_shell(&self, script: &str) -> Run {
@@ -657,6 +666,8 @@ impl Bench {
         let stays = [
             self.text("run"),
             self.text("run/running"),
+            // Where /run/mini cannot be made: the file in which ranges of ids are claimed.
+            self.text("run/ids"),
             self.text("store"),
             self.text("store/containers"),
         ];
@@ -703,6 +714,19 @@ impl Drop for Bench {
     }
 }
 
+/// What `guest attack` said of an attack.
+#[track_caller]
+pub fn outcome(output: &Output, attack: &str) -> String {
+    // What is typed into a terminal may stand before it.
+    let key = format!("{attack} ");
+    let lines = output.stdout.lines();
+    let mut found = lines.filter_map(|line| Some(&line[line.find(&key)? + key.len()..]));
+    let Some(last) = found.next_back() else {
+        panic!("nothing of {attack}: {output:?}");
+    };
+    last.trim_end().to_owned()
+}
+
 /// What the guest printed: `key value` lines.
 #[derive(Debug)]
 pub struct Report(pub String);
@@ -722,6 +746,25 @@ impl Report {
             [value] => value,
             values => panic!("{key}: {values:?} in\n{}", self.0),
         }
+    }
+
+    /// The user namespace's map of user ids, `[inside, outside, count]` each. Those of groups are the same.
+    #[track_caller]
+    pub fn ids(&self) -> Vec<[u32; 3]> {
+        assert_eq!(self.all("uid_map"), self.all("gid_map"));
+        let numbers = |line: &str| {
+            let numbers = line.split(' ').map(|number| number.parse().unwrap());
+            numbers.collect::<Vec<u32>>().try_into().unwrap()
+        };
+        self.all("uid_map").into_iter().map(numbers).collect()
+    }
+
+    /// What id 0 inside is outside.
+    #[track_caller]
+    pub fn base(&self) -> u32 {
+        let ids = self.ids();
+        let root = ids.iter().find(|[inside, ..]| *inside == 0);
+        root.unwrap_or_else(|| panic!("{ids:?}"))[1]
     }
 
     /// The environment, sorted.

@@ -5,6 +5,10 @@
 //! could look at them. System calls go through the C library that std links anyway.
 #![no_main]
 
+mod attacks;
+mod filter;
+mod kernel;
+
 use std::ffi::{CStr, c_char, c_int, c_long, c_ulong};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -24,6 +28,7 @@ unsafe extern "C" {
     fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
     fn close(fd: c_int) -> c_int;
     fn tcgetpgrp(fd: c_int) -> c_int;
+    fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -53,6 +58,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         ["signals"] => signals(),
         ["counter"] => counter(),
         ["loopback"] => loopback(),
+        ["ping"] => attempt("ping", ping()),
         ["tiocsti", text] => tiocsti(text),
         // Closes what it writes to, and goes on.
         ["mute", seconds] => {
@@ -72,6 +78,11 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
             }
             0
         }
+        ["attack", attacks @ ..] => attacks::all(attacks),
+        ["swap", one, other, milliseconds] => attacks::swap(one, other, milliseconds),
+        ["owners", paths @ ..] => attacks::owners(paths),
+        ["syscalls"] => filter::syscalls(),
+        ["verdicts", calls @ ..] => filter::chosen(calls),
         _ => {
             say("unknown sub-command");
             99
@@ -193,6 +204,14 @@ fn report() -> c_int {
         "oom_score_adj {}",
         text("/proc/self/oom_score_adj").trim_end()
     ));
+    for file in ["uid_map", "gid_map"] {
+        lines.extend(text(&format!("/proc/self/{file}")).lines().map(|line| {
+            format!(
+                "{file} {}",
+                line.split_whitespace().collect::<Vec<_>>().join(" ")
+            )
+        }));
+    }
     for (key, path) in [
         ("init-cmdline", "/proc/1/cmdline"),
         ("init-environ", "/proc/1/environ"),
@@ -207,7 +226,9 @@ fn report() -> c_int {
         );
         lines.push(format!("{key} {}", bytes.escape_ascii()));
     }
-    for entry in fs::read_dir("/proc/1/fd").into_iter().flatten().flatten() {
+    let init_descriptors = fs::read_dir("/proc/1/fd");
+    lines.push(format!("init-fd-readable {}", init_descriptors.is_ok()));
+    for entry in init_descriptors.into_iter().flatten().flatten() {
         let target = fs::read_link(entry.path()).unwrap_or_default();
         lines.push(format!(
             "init-fd {} {}",
@@ -336,6 +357,29 @@ fn loopback() -> c_int {
         attempt(address, talk());
     }
     0
+}
+
+/// Sends itself an echo request over a socket that needs no privilege, and waits for the answer (icmp(7)).
+fn ping() -> io::Result<()> {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    const AF_INET: c_int = 2;
+    const SOCK_DGRAM: c_int = 2;
+    const IPPROTO_ICMP: c_int = 1;
+    let descriptor = unsafe { socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // What std does with datagrams is the same for this protocol.
+    let socket = net::UdpSocket::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    // Type 8, echo; the kernel fills in checksum and identifier.
+    socket.send_to(&[8, 0, 0, 0, 0, 0, 0, 1, b'x'], "127.0.0.1:0")?;
+    let mut answer = [0; 9];
+    socket.recv(&mut answer)?;
+    match (answer[0], answer[8]) {
+        (0, b'x') => Ok(()),
+        _ => Err(io::Error::other("not the answer")),
+    }
 }
 
 /// Types into every terminal it can get hold of, as if somebody sat there.

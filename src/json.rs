@@ -1,0 +1,224 @@
+//! JSON: text → [`Value`], and [`Node`], a value that knows where in the document it is.
+//!
+//! Format: RFC 8259. The grammar is the crate's, `json-event-parser`: it has no recursion, hands numbers over as they
+//! are written (an f64 would lose the lower bits of a 64-bit mask) and says where an error is. What it leaves to its
+//! caller is here: a limit to the nesting, and objects in which no key may come twice or be unknown.
+//!
+//! Left out: writing; floating point.
+
+use std::fmt;
+
+use json_event_parser::{JsonEvent, LowLevelJsonParser};
+
+use crate::error::quote;
+
+/// What is wrong, and where.
+pub type Result<T> = std::result::Result<T, String>;
+
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// null, true and false.
+    Other,
+    /// As written.
+    Number(String),
+    Text(String),
+    Array(Vec<Value>),
+    Object(Vec<(String, Value)>),
+}
+
+/// Deeper nesting is an error: what walks through a value may recurse.
+const DEPTH: usize = 32;
+
+/// The only value in the text. An error names line and column, in bytes from 1.
+pub fn parse(text: &[u8]) -> Result<Value> {
+    let parser = LowLevelJsonParser::new();
+    let mut reader = Reader {
+        text,
+        at: 0,
+        parser,
+    };
+    let event = reader.next()?;
+    let value = reader.value(event, 0)?;
+    match reader.next()? {
+        JsonEvent::Eof => Ok(value),
+        _ => Err(reader.error("one value was expected, this is another")),
+    }
+}
+
+struct Reader<'a> {
+    text: &'a [u8],
+    at: usize,
+    parser: LowLevelJsonParser,
+}
+
+impl<'a> Reader<'a> {
+    fn next(&mut self) -> Result<JsonEvent<'a>> {
+        loop {
+            let found = self.parser.parse_next(&self.text[self.at..], true);
+            match found.event {
+                Some(Ok(event)) => {
+                    self.at += found.consumed_bytes;
+                    return Ok(event);
+                }
+                Some(Err(error)) => {
+                    self.at = error.location().start.offset as usize;
+                    return Err(self.error(error.message()));
+                }
+                None => self.at += found.consumed_bytes,
+            }
+        }
+    }
+
+    fn value(&mut self, event: JsonEvent<'a>, depth: usize) -> Result<Value> {
+        if depth > DEPTH {
+            return Err(self.error(&format!("nested more than {DEPTH} deep")));
+        }
+        Ok(match event {
+            JsonEvent::Number(number) => Value::Number(number.into_owned()),
+            JsonEvent::String(text) => Value::Text(text.into_owned()),
+            JsonEvent::StartArray => {
+                let mut items = Vec::new();
+                loop {
+                    match self.next()? {
+                        JsonEvent::EndArray => break Value::Array(items),
+                        event => items.push(self.value(event, depth + 1)?),
+                    }
+                }
+            }
+            JsonEvent::StartObject => {
+                let mut pairs = Vec::new();
+                loop {
+                    let JsonEvent::ObjectKey(key) = self.next()? else {
+                        break Value::Object(pairs);
+                    };
+                    let event = self.next()?;
+                    pairs.push((key.into_owned(), self.value(event, depth + 1)?));
+                }
+            }
+            _ => Value::Other,
+        })
+    }
+
+    /// The parser quotes what it stumbled over, which may be a control character.
+    fn error(&self, what: &str) -> String {
+        let before = &self.text[..self.at.min(self.text.len())];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let column = 1 + before
+            .iter()
+            .rev()
+            .take_while(|byte| **byte != b'\n')
+            .count();
+        let what = what.replace(|c: char| c < ' ' || ('\x7f'..'\u{a0}').contains(&c), "?");
+        format!("line {line}, column {column}: {what}")
+    }
+}
+
+/// A value, and the way to it from the root: it displays as `syscalls[3].args[0].op`.
+#[derive(Clone, Copy)]
+pub struct Node<'v, 'p> {
+    value: &'v Value,
+    /// The object or array it is in, with its key or index there.
+    place: Option<(&'p Node<'v, 'p>, Step<'p>)>,
+}
+
+#[derive(Clone, Copy)]
+enum Step<'p> {
+    Key(&'p str),
+    Index(&'p str, usize),
+}
+
+impl fmt::Display for Node<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((parent, step)) = self.place else {
+            return Ok(());
+        };
+        parent.fmt(f)?;
+        f.write_str(if parent.place.is_some() { "." } else { "" })?;
+        match step {
+            Step::Key(key) => f.write_str(key),
+            Step::Index(key, index) => write!(f, "{key}[{index}]"),
+        }
+    }
+}
+
+impl<'v, 'p> Node<'v, 'p> {
+    pub fn root(value: &'v Value) -> Node<'v, 'p> {
+        Node { value, place: None }
+    }
+
+    /// What is wrong here.
+    pub fn error(&self, what: &str) -> String {
+        match self.place {
+            Some(_) => format!("{self}: {what}"),
+            None => what.into(),
+        }
+    }
+
+    /// An object with no other keys than these (one that is misspelled must not be overlooked), and none twice.
+    pub fn keys(&self, known: &str) -> Result<()> {
+        let Value::Object(pairs) = self.value else {
+            return Err(self.error("not an object"));
+        };
+        for (index, (key, _)) in pairs.iter().enumerate() {
+            let what = if !known.split(' ').any(|known| known == key) {
+                "an unknown key: "
+            } else if pairs[..index].iter().any(|(before, _)| before == key) {
+                "a key comes twice: "
+            } else {
+                continue;
+            };
+            return Err(self.error(&(what.to_owned() + &quote(key.as_bytes()))));
+        }
+        Ok(())
+    }
+
+    /// The value of an object's key; null is as good as none.
+    pub fn get<'c>(&'c self, key: &'c str) -> Option<Node<'v, 'c>> {
+        let Value::Object(pairs) = self.value else {
+            return None;
+        };
+        let (_, value) = pairs.iter().find(|(known, _)| known == key)?;
+        let place = Some((self, Step::Key(key)));
+        (!matches!(value, Value::Other)).then_some(Node { value, place })
+    }
+
+    pub fn need<'c>(&'c self, key: &'c str) -> Result<Node<'v, 'c>> {
+        let missing = || self.error(&format!("no {key}"));
+        self.get(key).ok_or_else(missing)
+    }
+
+    /// The items of an array in this object, which may be missing.
+    pub fn items<'c>(&'c self, key: &'c str) -> Result<impl Iterator<Item = Node<'v, 'c>>> {
+        let items = match self.get(key) {
+            None => &[],
+            Some(Node {
+                value: Value::Array(items),
+                ..
+            }) => items.as_slice(),
+            Some(node) => return Err(node.error("not an array")),
+        };
+        let place = move |index| Some((self, Step::Index(key, index)));
+        let items = items.iter().enumerate();
+        Ok(items.map(move |(index, value)| Node {
+            value,
+            place: place(index),
+        }))
+    }
+
+    pub fn text(&self) -> Result<&'v str> {
+        match self.value {
+            Value::Text(text) => Ok(text),
+            _ => Err(self.error("not a string")),
+        }
+    }
+
+    /// A whole number from 0 to `most`.
+    pub fn number(&self, most: u64) -> Result<u64> {
+        let number = match self.value {
+            Value::Number(number) => number.parse().ok(),
+            _ => None,
+        };
+        let wrong = || self.error(&format!("not a whole number from 0 to {most}"));
+        number.filter(|number| *number <= most).ok_or_else(wrong)
+    }
+}

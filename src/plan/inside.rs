@@ -1,0 +1,422 @@
+//! The container's side of a plan, init's part up to [`Step::Fork`] and then the command's, in the order of DESIGN.md §4.
+//! Paths without a slash in front are in the container's directory, where its first process is started.
+
+use super::*;
+
+impl Planner<'_> {
+    /// The first steps of the new process.
+    pub(super) fn enter(&mut self, namespaces: u32) {
+        let subreaper = self.shares(raw::CLONE_NEWPID) && self.spec.init;
+        let signal = if subreaper {
+            SUPERVISOR_DIED
+        } else {
+            raw::SIGKILL as i32
+        };
+        self.step(Step::AwaitGo);
+        // Before the parent-death signal, which a change of ids would clear.
+        if self.has_ids() {
+            self.step(Step::BecomeRoot);
+        }
+        self.step(Step::DieWithSupervisor(signal));
+        self.step(Step::CheckSupervisor);
+        self.step(Step::HideCaller);
+        if subreaper {
+            self.step(Step::Subreaper);
+        }
+        // A terminal that signals mini's process group must not reach the container a second time.
+        self.step(Step::Setsid);
+        self.step(Step::JoinKeyring);
+        self.step(Step::Unshare(namespaces));
+        if namespaces & raw::CLONE_NEWTIME != 0 {
+            let (monotonic, boottime) = self.host.clocks;
+            let text = format!("monotonic -{monotonic} 0\nboottime -{boottime} 0\n");
+            let (path, text) = (c"/proc/self/timens_offsets", leak_bytes(text.as_bytes()));
+            self.step(Step::WriteFile(path, text));
+        }
+        self.step(change(Target::Path(c"/"), raw::MS_REC | raw::MS_PRIVATE));
+    }
+
+    /// The container's own tmpfs: /etc files, and the layer above the image if it is not on disk.
+    pub(super) fn own(&mut self, root: &Root) {
+        let size = match self.spec.upper {
+            Upper::Tmpfs(Some(size)) => format!(",size={size}"),
+            _ => String::new(),
+        };
+        let (target, data) = (Target::Path(c"own"), format!("mode=0755{size}"));
+        self.step(fresh(
+            c"tmpfs",
+            target,
+            raw::MS_NOSUID | raw::MS_NODEV,
+            &data,
+        ));
+        if let Root::Overlay(layer, _) = root {
+            let upper = leak(format!("{layer}/upper"));
+            self.step(Step::Mkdir(upper, 0o755));
+            self.step(Step::Mkdir(leak(format!("{layer}/work")), 0o700));
+            self.step(Step::CopyOwner(upper, c"lower"));
+        }
+        let name = self.hostname();
+        let local = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t";
+        let mut hosts = format!("{local}{name}\n").into_bytes();
+        let mut resolv_conf = b"# no network: mini run --net host\n".to_vec();
+        if self.shares(raw::CLONE_NEWNET) {
+            hosts.clone_from(&self.host.hosts);
+            resolv_conf.clone_from(&self.host.resolv_conf);
+        }
+        let hostname = format!("{name}\n").into_bytes();
+        for (file, text) in FILES.into_iter().zip([hosts, hostname, resolv_conf]) {
+            let (path, text) = (leak(format!("own/{file}")), leak_bytes(&text));
+            self.step(Step::WriteFile(path, text));
+        }
+    }
+
+    /// What in /dev belongs to the container's own namespaces.
+    pub(super) fn own_devices(&mut self) {
+        let gid = if self.has_ids() { ",gid=5" } else { "" };
+        let data = format!("newinstance,ptmxmode=0666,mode=0620{gid}");
+        let flags = raw::MS_NOSUID | raw::MS_NOEXEC;
+        self.step(fresh(c"devpts", Target::Path(c"dev/pts"), flags, &data));
+        let (shm, mqueue) = (Target::Path(c"dev/shm"), Target::Path(c"dev/mqueue"));
+        if self.shares(raw::CLONE_NEWIPC) {
+            let there = [(c"/dev/shm", shm), (c"/dev/mqueue", mqueue)].into_iter();
+            for ((source, target), _) in there.zip(self.host.shared_ipc).filter(|(_, there)| *there)
+            {
+                self.step(bind(source, target, raw::MS_REC));
+            }
+        } else {
+            let data = format!("mode=1777,size={}", self.spec.shm_size);
+            self.step(fresh(c"tmpfs", shm, QUIET, &data));
+            if self.host.mqueue {
+                self.step(fresh(c"mqueue", mqueue, QUIET, ""));
+            } else {
+                self.note("no /dev/mqueue: this kernel lacks CONFIG_POSIX_MQUEUE");
+            }
+        }
+    }
+
+    /// The root file system and what mini itself mounts in it.
+    pub(super) fn root(&mut self, root: Root) {
+        let (spec, target) = (self.spec, Target::Path(c"root"));
+        let mut flags = 0;
+        if spec.no_new_privs {
+            flags |= raw::MS_NOSUID;
+        }
+        if !spec.privileged {
+            // In a user namespace device nodes of the image are dead anyway.
+            flags |= raw::MS_NODEV;
+        }
+        match root {
+            Root::Overlay(layer, options) => {
+                let userxattr = if self.in_userns() { ",userxattr" } else { "" };
+                let data = format!(
+                    "lowerdir=lower,upperdir={layer}/upper,workdir={layer}/work{userxattr}{options}"
+                );
+                self.step(fresh(c"overlay", target, flags, &data));
+            }
+            Root::Copy => {
+                self.step(bind(c"lower", target, raw::MS_REC));
+                let restrict = self.restrict(c"root", flags);
+                self.step(restrict);
+            }
+        }
+        self.step(Step::OpenRoot(c"root"));
+        let (proc, sys) = (Target::Root(c"/proc"), Target::Root(c"/sys"));
+        if self.borrows(raw::CLONE_NEWPID) {
+            self.step(bind(c"/proc", proc, raw::MS_REC));
+        } else {
+            self.step(fresh(c"proc", proc, QUIET, ""));
+        }
+        // Before the old root goes: a new sysfs needs one that is fully visible (EPERM).
+        if self.borrows(raw::CLONE_NEWNET) {
+            self.step(bind(c"sys", sys, raw::MS_REC));
+        } else {
+            let read_only = if spec.privileged { 0 } else { raw::MS_RDONLY };
+            self.step(fresh(c"sysfs", sys, QUIET | read_only, ""));
+        }
+        self.sysctls();
+        if spec.masks {
+            self.steps.extend(MASKED.map(Step::Mask));
+            let cpus = self.host.thermal.iter();
+            let cpus = cpus.map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle"));
+            self.steps.extend(cpus.map(|path| Step::Mask(leak(path))));
+            self.steps.extend(READ_ONLY.map(Step::ReadOnly));
+        }
+        self.step(bind(c"dev", Target::Root(c"/dev"), raw::MS_REC));
+        for file in FILES {
+            let target = format!("/etc/{file}");
+            let mut volumes = self.spec.volumes.iter();
+            if !volumes.any(|volume| volume.target == target.as_bytes()) {
+                let source = leak(format!("own/{file}"));
+                self.step(bind(source, Target::Inside(leak(target)), 0));
+            }
+        }
+    }
+
+    /// Before /proc/sys becomes read-only.
+    pub(super) fn sysctls(&mut self) {
+        if !self.shares(raw::CLONE_NEWNET) {
+            // ping(8) without privileges, for every group that exists inside.
+            let keep = self.spec.userns == Userns::KeepId;
+            let (first, last) = match self.has_ids() {
+                _ if !self.in_userns() => (0, i32::MAX as u32),
+                true => (0, RANGE - 1),
+                false if keep => (self.host.gid, self.host.gid),
+                false => (0, 0),
+            };
+            let (path, groups) = (c"net/ipv4/ping_group_range", format!("{first} {last}\n"));
+            self.step(Step::Sysctl(path, leak_bytes(groups.as_bytes()), true));
+        }
+        for (key, value) in &self.spec.sysctls {
+            let value = leak_bytes(format!("{value}\n").as_bytes());
+            self.step(Step::Sysctl(leak(key), value, false));
+        }
+    }
+
+    /// Volumes and tmpfs, those nearer to the root first, and the working directory in them.
+    pub(super) fn mounts(&mut self) {
+        let spec = self.spec;
+        let volumes = spec.volumes.iter().enumerate().map(|(index, volume)| {
+            let target = Target::Inside(leak(&volume.target));
+            let source = leak(format!("v{index}"));
+            (&volume.target, bind(source, target, raw::MS_REC))
+        });
+        let tmpfs = spec.tmpfs.iter().map(|tmpfs| {
+            let target = Target::Inside(leak(&tmpfs.target));
+            (
+                &tmpfs.target,
+                fresh(c"tmpfs", target, tmpfs.flags, &tmpfs.data),
+            )
+        });
+        let mut mounts: Vec<(usize, Step)> = Vec::new();
+        for (target, step) in volumes.chain(tmpfs) {
+            // Of two at the same depth the one given first comes first.
+            let depth = target.iter().filter(|byte| **byte == b'/').count();
+            let place = mounts.partition_point(|(other, _)| *other <= depth);
+            mounts.insert(place, (depth, step));
+        }
+        self.steps.extend(mounts.into_iter().map(|(_, step)| step));
+        if spec.workdir != b"/" {
+            self.step(Step::MakeDirectory(leak(&spec.workdir)));
+        }
+    }
+
+    /// The new root takes the place of the old one, which goes.
+    pub(super) fn pivot(&mut self) {
+        self.steps
+            .extend([Step::Chdir(c"root"), Step::PivotRoot, Step::DetachOldRoot]);
+        if self.spec.read_only {
+            let flags = raw::MS_REMOUNT | raw::MS_BIND | raw::MS_RDONLY;
+            self.step(change(Target::Path(c"/"), flags));
+        }
+    }
+
+    /// What init does inside, before the command's process exists.
+    pub(super) fn settle(&mut self) {
+        if !self.shares(raw::CLONE_NEWUTS) {
+            self.step(Step::Sethostname(leak(self.hostname())));
+        }
+        if !self.shares(raw::CLONE_NEWNET) {
+            self.step(Step::LoopbackUp);
+        }
+        let (spec, host) = (self.spec, self.host);
+        let id = |id: u32| leak_bytes(id.to_string().as_bytes());
+        let (user, group) = match &spec.user {
+            Some(user) => (leak_bytes(user), spec.group.as_deref().map(leak_bytes)),
+            None if spec.userns == Userns::KeepId => (id(host.uid), Some(id(host.gid))),
+            None => (id(0), None),
+        };
+        self.step(Step::LookupUser(user, group));
+        if self.terminal {
+            // Opened where the container has it, or ttyname(3) would not find it; /dev is ours, no image's.
+            self.step(Step::OpenTerminal(
+                c"/dev/pts/ptmx",
+                c"/dev/pts/0",
+                self.host.window,
+            ));
+            self.step(Step::OwnTerminal);
+            self.step(bind(c"/dev/pts/0", Target::Path(c"/dev/console"), 0));
+        }
+    }
+
+    /// The caller's terminal itself never gets into the container: its input buffer could be written to (TIOCSTI).
+    pub(super) fn streams(&self) -> [Stream; 3] {
+        let relay = |terminal| {
+            if terminal {
+                Stream::Relay
+            } else {
+                Stream::Inherit
+            }
+        };
+        let mut streams = self.host.terminals.map(relay);
+        // The host's own node has nothing to do in there.
+        for (stream, null) in streams.iter_mut().zip(self.host.nulls) {
+            if null {
+                *stream = Stream::Null;
+            }
+        }
+        let unwanted = self.host.terminals[0] && !self.spec.interactive;
+        if self.spec.rootfs == Rootfs::Stdin || unwanted {
+            streams[0] = Stream::Null;
+        }
+        streams
+    }
+
+    /// The command's own steps.
+    pub(super) fn command(&mut self, streams: [Stream; 3], privileges: Privileges) {
+        let (spec, host) = (self.spec, self.host);
+        let Privileges {
+            granted,
+            ambient,
+            filter,
+        } = privileges;
+        let filter = filter.map(|filter| Step::Seccomp(filter.program.leak(), filter.flags));
+        if spec.init {
+            // Whoever gets hold of init finds nothing there that the command has not.
+            let mut init = vec![
+                Step::DropBounding(0, host.last_capability),
+                Step::KeepKill,
+                Step::NoNewPrivileges,
+            ];
+            // In the host's user namespace CAP_SYS_PTRACE is enough for that: there the command waits until it is so. A
+            // filter from a file may lack what init needs.
+            let reachable = !self.in_userns();
+            if matches!(spec.seccomp, Seccomp::Default | Seccomp::Log) && reachable {
+                init.extend(filter);
+            }
+            let fork = Step::Fork(init.leak(), reachable);
+            self.steps.extend([Step::NotDumpable, fork, Step::Setsid]);
+        }
+        if self.terminal {
+            self.step(Step::AttachTerminal);
+        } else {
+            let streams = (0..3u8).zip(streams);
+            self.steps
+                .extend(streams.filter_map(|(number, stream)| match stream {
+                    Stream::Inherit => None,
+                    Stream::Null => Some(Step::Null(number)),
+                    Stream::Relay => Some(Step::Stdio(number)),
+                }));
+        }
+        // Before the working directory is entered: /proc/self/fd/N must lead nowhere (CVE-2024-21626).
+        self.step(Step::CloseDescriptors);
+        // As root: an image may name a directory that its user cannot reach.
+        self.step(Step::Chdir(leak(&spec.workdir)));
+        let defaults = host.limits.iter();
+        let defaults =
+            defaults.filter(|limit| !spec.limits.iter().any(|set| set.name == limit.name));
+        let limits = defaults.chain(&spec.limits);
+        self.steps.extend(limits.map(|limit| Step::Limit(*limit)));
+        self.step(Step::Umask(0o022));
+        let mut filter = filter;
+        // A filter without no_new_privs takes CAP_SYS_ADMIN, so it comes before that is dropped (seccomp(2)); it
+        // then has to allow the steps that follow.
+        if !spec.no_new_privs {
+            self.steps.extend(filter.take());
+        }
+        self.step(Step::DropBounding(granted, host.last_capability));
+        if ambient != 0 {
+            self.step(Step::KeepCapabilities);
+        }
+        // With a single id the kernel refuses setgroups(2) (user_namespaces(7)).
+        if self.has_ids() {
+            self.step(Step::Setgroups);
+        }
+        self.steps.extend([Step::Setgid, Step::Setuid]);
+        if !spec.init || self.shares(raw::CLONE_NEWPID) {
+            // The change of ids has cleared it (prctl(2)); in the host's pid namespace the command must not outlive
+            // a subreaper that is killed.
+            self.steps.extend([
+                Step::DieWithSupervisor(raw::SIGKILL as i32),
+                Step::CheckSupervisor,
+            ]);
+        }
+        self.step(Step::Capabilities(granted, ambient));
+        self.step(Step::ResetSignals(0));
+        if spec.no_new_privs {
+            self.step(Step::NoNewPrivileges);
+        }
+        self.step(Step::Ready);
+        // Last: after it nothing but execve has to be allowed.
+        self.steps.extend(filter);
+        self.step(Step::Execve(prepare(
+            &spec.command,
+            self.variable(b"PATH").unwrap_or(PATH),
+        )));
+    }
+
+    pub(super) fn variable(&self, key: &[u8]) -> Option<&[u8]> {
+        let mut set = self.spec.environment.iter().rev();
+        set.find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_slice())
+    }
+
+    /// The command's environment: mini's own few variables, then the user's.
+    pub(super) fn environment(&self) -> (Vec<Word>, Option<usize>) {
+        let mut variables: Vec<(&[u8], &[u8])> = vec![(b"PATH", PATH)];
+        variables.push((b"HOSTNAME", self.hostname().as_bytes()));
+        if self.terminal {
+            variables.push((b"TERM", self.host.term.as_deref().unwrap_or(b"xterm")));
+        }
+        for (key, value) in &self.spec.environment {
+            variables.retain(|(known, _)| known != key);
+            variables.push((key, value));
+        }
+        let home = self.variable(b"HOME").is_none().then_some(variables.len());
+        if home.is_some() {
+            variables.push((b"HOME", b"/"));
+        }
+        let words = variables
+            .iter()
+            .map(|(key, value)| [*key, b"=", *value].concat());
+        (words.map(|text| Word::new(leak(text))).collect(), home)
+    }
+}
+
+/// Docker's.
+const PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+/// What of /proc and /sys is hidden and what is read-only: the set of Docker and containerd (moby's
+/// `daemon/pkg/oci/defaults.go`); thermal_throttle of each processor comes with it.
+const MASKED: [&CStr; 12] = [
+    c"/proc/acpi",
+    c"/proc/asound",
+    c"/proc/interrupts",
+    c"/proc/kcore",
+    c"/proc/keys",
+    c"/proc/latency_stats",
+    c"/proc/sched_debug",
+    c"/proc/scsi",
+    c"/proc/timer_list",
+    c"/proc/timer_stats",
+    c"/sys/devices/virtual/powercap",
+    c"/sys/firmware",
+];
+const READ_ONLY: [&CStr; 5] = [
+    c"/proc/bus",
+    c"/proc/fs",
+    c"/proc/irq",
+    c"/proc/sys",
+    c"/proc/sysrq-trigger",
+];
+
+/// A command ready for execve: its name itself is tried if it has a slash, else below each directory of `search`.
+pub fn prepare(command: &[Vec<u8>], search: &[u8]) -> Command {
+    let name = command[0].as_slice();
+    let directories = search
+        .split(|byte| *byte == b':')
+        .filter(|directory| !directory.is_empty());
+    let candidates: Vec<&'static CStr> = match name {
+        [] => Vec::new(),
+        name if name.contains(&b'/') => vec![leak(name)],
+        name => directories
+            .map(|directory| leak([directory, b"/", name].concat()))
+            .collect(),
+    };
+    let words = command.iter().map(|word| Word::new(leak(word)));
+    let arguments: Vec<Word> = words.chain([Word::END]).collect();
+    Command {
+        name: leak(name),
+        candidates: candidates.leak(),
+        arguments: arguments.leak(),
+    }
+}

@@ -1,0 +1,217 @@
+use super::*;
+use crate::cli::{Action, parse};
+use crate::host::Idmap;
+
+/// A machine with everything, and root on it.
+fn machine() -> Host {
+    Host {
+        id: "0123456789ab".into(),
+        seccomp: true,
+        last_capability: 40,
+        permitted: (1 << 41) - 1,
+        idmap: Idmap {
+            image: true,
+            store: true,
+            volumes: vec![true; 9],
+        },
+        volume_directories: vec![true, false, true],
+        devices: Vec::new(),
+        limits: Vec::new(),
+        thermal: Vec::new(),
+        own_binary: false,
+        ids_in: "/run/mini".into(),
+        admin: true,
+        privileged: true,
+        ids: true,
+        uid: 0,
+        gid: 0,
+        subordinate: None,
+        namespaces: u32::MAX,
+        overlay: true,
+        mqueue: true,
+        mount_setattr: true,
+        version: (6, 12),
+        run: "/run/mini".into(),
+        store: "/var/lib/mini".into(),
+        cover: None,
+        directory: false,
+        terminals: [false; 3],
+        nulls: [false; 3],
+        window: (24, 80),
+        term: Some(b"screen".to_vec()),
+        hostname: "edge".into(),
+        hosts: b"127.0.0.1 localhost edge\n".to_vec(),
+        resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
+        shared_ipc: [true, true],
+        clocks: (1000, 1234),
+    }
+}
+
+fn spec(line: &str) -> Spec {
+    match parse(line.split(' ').map(Into::into).collect()) {
+        Ok(Action::Run { spec, .. }) => *spec,
+        _ => panic!("not a run: {line}"),
+    }
+}
+
+/// Compares with `tests/plans/NAME`; `MINI_BLESS=1` writes that file instead.
+fn golden(name: &str, line: &str, host: &Host) {
+    let plan = plan(&spec(line), host).unwrap();
+    let text = format!("# mini {line}\n{}", plan.lines());
+    let file = format!("{}/tests/plans/{name}", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("MINI_BLESS").is_some() {
+        std::fs::write(&file, &text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&file).unwrap();
+    assert!(
+        text == expected,
+        "the plan is not the one in {file}:\n{text}"
+    );
+}
+
+#[test]
+fn root_on_a_current_kernel() {
+    golden("root", "run rootfs.tar", &machine());
+    let options = "run --name web -v /srv:/data/deep:ro -v /etc/passwd:/etc/passwd --tmpfs /data:size=1m \
+                   --read-only --ulimit nofile=10:20 --oom-score-adj 5 -w /data -u www --upper disk rootfs.tar -- ls -l";
+    golden("options", options, &machine());
+}
+
+#[test]
+fn a_directory_on_a_terminal_with_its_changes_kept() {
+    let host = Host {
+        directory: true,
+        terminals: [true; 3],
+        ..machine()
+    };
+    golden("directory", "run --keep -u 5:6 /srv/root -- sh", &host);
+}
+
+#[test]
+fn everything_shared_with_the_host() {
+    let line =
+        "run --net host --pid host --ipc host --uts host --cgroupns host --time --no-init x.tar";
+    golden("shared", line, &machine());
+    golden(
+        "shared-rootless",
+        line,
+        &Host {
+            admin: false,
+            privileged: false,
+            ids: false,
+            uid: 1000,
+            gid: 100,
+            ..machine()
+        },
+    );
+}
+
+#[test]
+fn without_root() {
+    let alone = Host {
+        admin: false,
+        privileged: false,
+        ids: false,
+        uid: 1000,
+        gid: 100,
+        ..machine()
+    };
+    golden("rootless", "run x.tar -- id", &alone);
+    let ids = Subordinate {
+        uids: (100_000, 65_536),
+        gids: (200_000, 65_536),
+        newuidmap: "/usr/bin/newuidmap".into(),
+        newgidmap: "/usr/bin/newgidmap".into(),
+    };
+    golden(
+        "rootless-ids",
+        "run x.tar -- id",
+        &Host {
+            subordinate: Some(ids),
+            ..alone
+        },
+    );
+}
+
+#[test]
+fn an_old_kernel_on_a_read_only_machine() {
+    let host = Host {
+        namespaces: !(raw::CLONE_NEWCGROUP | raw::CLONE_NEWTIME),
+        overlay: false,
+        mqueue: false,
+        mount_setattr: false,
+        version: (4, 4),
+        run: "/run/mini".into(),
+        store: "/run/mini".into(),
+        cover: Some("/run".into()),
+        idmap: Idmap {
+            image: false,
+            store: false,
+            volumes: vec![false],
+        },
+        ..machine()
+    };
+    golden("old", "run -v /srv:/srv:ro,noidmap -", &host);
+    for (line, host, why) in [
+        (
+            "run --time x",
+            host.clone(),
+            "--time: this kernel lacks CONFIG_TIME_NS",
+        ),
+        (
+            "run x",
+            Host {
+                directory: true,
+                ..host.clone()
+            },
+            "CONFIG_OVERLAY_FS",
+        ),
+        ("run --keep x.tar", host.clone(), "CONFIG_OVERLAY_FS"),
+        (
+            "run --userns auto x",
+            Host {
+                overlay: true,
+                directory: true,
+                ..host.clone()
+            },
+            "no overlay in a user namespace before Linux 5.11",
+        ),
+        (
+            "run x",
+            Host {
+                namespaces: !raw::CLONE_NEWNET,
+                ..host.clone()
+            },
+            "--net host does without it",
+        ),
+        (
+            "run x",
+            Host {
+                namespaces: !raw::CLONE_NEWUSER,
+                admin: false,
+                ..host
+            },
+            "CONFIG_USER_NS",
+        ),
+    ] {
+        let error = plan(&spec(line), &host)
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
+        assert!(error.contains(why), "{line}: {error}");
+    }
+}
+
+#[test]
+fn the_environment_is_minis_then_the_users() {
+    let with = |line: &str| {
+        let spec = spec(line);
+        let host = machine();
+        let plan = plan(&spec, &host).unwrap();
+        (plan.environment.len(), plan.home)
+    };
+    assert_eq!(with("run x.tar"), (3, Some(2)));
+    assert_eq!(with("run -e A=1 -e A=2 -e PATH=/x x.tar"), (4, Some(3)));
+    assert_eq!(with("run -e HOME=/x x.tar"), (3, None));
+    assert_eq!(with("run -t x.tar"), (4, Some(3)));
+}
