@@ -754,7 +754,7 @@ struct Planned {
 }
 
 /// The calls that a line of the plan stands for, with `*` where it does not say an argument.
-fn expected(actor: usize, step: &str, id: &str, user: &str) -> Vec<Planned> {
+fn expected(step: &str, id: &str, user: &str) -> Vec<Planned> {
     let none = Descriptors::new();
     let one = |name: &str, arguments: &[&str]| Planned {
         call: new_call(name, arguments),
@@ -830,7 +830,7 @@ fn expected(actor: usize, step: &str, id: &str, user: &str) -> Vec<Planned> {
     }
     if let Some(rest) = step.strip_prefix("prctl(PR_SET_DUMPABLE, 1), ") {
         let dumpable = one("prctl", &["PR_SET_DUMPABLE", "SUID_DUMP_USER"]);
-        let rest = expected(actor, rest, id, user);
+        let rest = expected(rest, id, user);
         return [dumpable].into_iter().chain(rest).collect();
     }
     if let Some(rest) = step.strip_prefix("write(") {
@@ -921,7 +921,7 @@ fn expected(actor: usize, step: &str, id: &str, user: &str) -> Vec<Planned> {
         // What init itself does afterwards.
         let mut steps = step.split("; init: ");
         steps.next();
-        let calls = steps.flat_map(|step| expected(actor, step, id, user));
+        let calls = steps.flat_map(|step| expected(step, id, user));
         return [one("clone3", &[""])].into_iter().chain(calls).collect();
     }
     if step.starts_with("mkdir(") || step.starts_with("mknod(") {
@@ -1126,7 +1126,7 @@ fn compare(bench: &Bench, mini: &str, rest: &[&str], user: bool) {
                 optional: false,
             });
         }
-        planned[actor].extend(expected(actor, &step, &id, &uid));
+        planned[actor].extend(expected(&step, &id, &uid));
     }
     if rest.contains(&"--no-init") {
         // One process, which is both.

@@ -101,7 +101,6 @@ fn open(path: &Path) -> OwnedFd {
 
 fn options(limit: u64) -> Options {
     Options {
-        single_id: false,
         in_userns: false,
         limit,
         limit_name: "/store".to_owned(),
@@ -366,7 +365,6 @@ fn in_a_user_namespace_with_one_id_what_cannot_be_is_counted() {
     ]);
     let tree = scratch.dir("tree");
     let limited = Options {
-        single_id: true,
         in_userns: true,
         ..options(1 << 20)
     };

@@ -215,3 +215,44 @@ fn the_environment_is_minis_then_the_users() {
     assert_eq!(with("run -e HOME=/x x.tar"), (3, None));
     assert_eq!(with("run -t x.tar"), (4, Some(3)));
 }
+
+/// A kernel takes a default away: it is left out with a note, and asked for it is an error.
+#[test]
+fn defaults_give_way_and_say_so() {
+    let without_userns = Host {
+        namespaces: !raw::CLONE_NEWUSER,
+        ..machine()
+    };
+    let without_seccomp = Host {
+        seccomp: false,
+        ..machine()
+    };
+    let without_idmap = Host {
+        directory: true,
+        idmap: Idmap {
+            image: false,
+            ..machine().idmap
+        },
+        ..machine()
+    };
+    let nested = Host {
+        privileged: false,
+        ..machine()
+    };
+    for (host, note, option) in [
+        (without_userns, "lacks CONFIG_USER_NS", "--userns auto"),
+        (
+            without_seccomp,
+            "lacks CONFIG_SECCOMP_FILTER",
+            "--seccomp log",
+        ),
+        (without_idmap, "cannot be idmapped", "--userns auto"),
+        (nested, "mini is in one already", "--userns auto"),
+    ] {
+        let found = plan(&spec("run x"), &host).unwrap().notes;
+        assert!(found.iter().any(|found| found.contains(note)), "{found:?}");
+        let error = plan(&spec(&format!("run {option} x")), &host);
+        assert!(error.is_err(), "{option}: {note}");
+    }
+    assert_eq!(plan(&spec("run x"), &machine()).unwrap().notes, [""; 0]);
+}
