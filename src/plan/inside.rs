@@ -271,12 +271,9 @@ impl Planner<'_> {
         } = privileges;
         let filter = filter.map(|filter| Step::Seccomp(filter.program.leak(), filter.flags));
         if spec.init {
-            // Whoever gets hold of init finds nothing there that the command has not.
-            let mut init = vec![
-                Step::DropBounding(0, host.last_capability),
-                Step::KeepKill,
-                Step::NoNewPrivileges,
-            ];
+            // Whoever gets hold of init finds nothing there that the command has not. Its bounding set is of no use to
+            // anybody, because no execve can add anything now.
+            let mut init = vec![Step::KeepKill, Step::NoNewPrivileges];
             // In the host's user namespace CAP_SYS_PTRACE is enough for that: there the command waits until it is so. A
             // filter from a file may lack what init needs.
             let reachable = !self.in_userns();
