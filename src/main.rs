@@ -1,9 +1,11 @@
 //! mini runs containers on any Linux, from one small static file.
 //!
 //! Reading order: `cli` (argv → [`spec::Spec`]), `spec`, `host` (what this machine offers), `plan`
-//! ((Spec, Host) → steps), `run` (the supervisor carries them out), `store` (directories and locks), `image`
-//! (from a tarball to a tree), `terminal`; then the library `container` (`lib.rs`), which is all that runs inside:
-//! steps, the root file system, the command, PID 1. Lower layers never see the types of higher ones.
+//! ((Spec, Host) → steps; `plan/supervisor.rs`, `plan/inside.rs`), `capability` and `seccomp` (what the command may do),
+//! `run` (the supervisor carries the plan out), `userns` (ids), `seal` (mini's own binary), `store` (directories and
+//! locks), `image` (from a tarball to a tree), `terminal`, `protection` (what came of it); then the library `container`
+//! (`lib.rs`), which is all that runs inside: steps, the root file system, masks, the command, PID 1. Lower layers never
+//! see the types of higher ones.
 //!
 //! This file dispatches, and is the only place that exits.
 

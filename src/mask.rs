@@ -3,7 +3,7 @@
 //! proc(5), sysfs(5). Several files there speak about, or change, the whole machine whatever namespace they are seen
 //! from: /proc/kcore is its memory, /proc/sysrq-trigger reboots it. A user namespace takes the right to most of them
 //! away; this is a second wall, and the only one under `--userns host`. The paths are those of the OCI engines'
-//! default set, in `plan.rs`.
+//! default set, in `plan/inside.rs`.
 //!
 //! All of it happens before any volume is mounted, on file systems that mini has just mounted itself at directories of
 //! which it knows that they are no symbolic links, by descriptor: no image can lead it elsewhere (CVE-2019-19921,
