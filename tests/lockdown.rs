@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 
-use support::{Bench, Report, Run, guest, have, have_program, mini, tree};
+use support::{Bench, Report, Run, guest, have, have_program, is_core, mini, tree};
 
 /// CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT SETFCAP.
 const ELEVEN: u64 = 1 << 0
@@ -751,6 +751,11 @@ fn a_profile_from_a_file() {
                         {"names":["sethostname"],"action":"SCMP_ACT_ERRNO"}]}"#,
     );
     let options = ["--seccomp", profile.as_str()];
+    if is_core() {
+        let line = refused(&bench, &options);
+        assert!(line.contains("built without the feature json"), "{line}");
+        return;
+    }
     let found = verdicts(
         &bench,
         &options,
