@@ -1,7 +1,8 @@
 //! What protects the host from a command, as the kernel shows it: proc(5), namespaces(7), capabilities(7).
 //!
 //! This is observed, not remembered: a plan says what was meant, /proc says what is. `--trace` prints it for the
-//! command's process right before its execve; [`Protection`] is plain data, for whoever wants it in another form.
+//! command's process when its set-up is over. Only the filter of system calls is taken from the plan then: it is loaded
+//! by the next step, and may forbid to speak about it. [`Protection`] is plain data, for whoever wants it in another form.
 
 use std::fmt;
 use std::fs;

@@ -269,7 +269,7 @@ impl Planner<'_> {
             ambient,
             filter,
         } = privileges;
-        let filter = filter.map(|filter| Step::Seccomp(filter.program.leak(), filter.flags));
+        let mut filter = filter.map(|filter| Step::Seccomp(filter.program.leak(), filter.flags));
         if spec.init {
             // Whoever gets hold of init finds nothing there that the command has not. Its bounding set is of no use to
             // anybody, because no execve can add anything now.
@@ -304,7 +304,6 @@ impl Planner<'_> {
         let limits = defaults.chain(&spec.limits);
         self.steps.extend(limits.map(|limit| Step::Limit(*limit)));
         self.step(Step::Umask(0o022));
-        let mut filter = filter;
         // A filter without no_new_privs takes CAP_SYS_ADMIN, so it comes before that is dropped (seccomp(2)); it
         // then has to allow the steps that follow.
         if !spec.no_new_privs {
