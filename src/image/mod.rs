@@ -1,7 +1,12 @@
-//! Images: from an archive to a directory tree.
+//! Images: what a container's root is made of.
 //!
-//! `tar` reads the format without doing any input or output, `acl` translates one attribute of it, `decompress`
-//! tells compressed archives by their first bytes, `unpack` writes the tree, `remove` takes one away again.
+//! An [`Image`] is a stack of [`Layer`]s, the lowest first, and a [`Config`]: what the image says about how it wants to be
+//! run. `archive` finds out what a path is; `tar` reads the format without doing any input or output, `acl` translates
+//! one attribute of it; `reader` goes through an archive, `decompress` inflates it; `tree` and `index` make a file system
+//! of tars without unpacking them, `mount` mounts it; `unpack` writes a directory tree instead; `remove` takes one away
+//! again.
+
+#![allow(dead_code)] // until it is wired up
 
 pub mod acl;
 pub mod decompress;
@@ -10,3 +15,92 @@ pub mod gzip;
 pub mod remove;
 pub mod tar;
 pub mod unpack;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+/// The layers of a root file system, the lowest first, and what the image says about itself.
+#[derive(Debug, Clone, Default)]
+pub struct Image {
+    pub layers: Vec<Layer>,
+    pub config: Config,
+}
+
+#[derive(Debug, Clone)]
+pub enum Layer {
+    Directory(PathBuf),
+    /// A file system in a file or block device.
+    Filesystem {
+        path: PathBuf,
+        /// As mount(2) has it: `squashfs`, `erofs`, `ext4`.
+        fstype: &'static std::ffi::CStr,
+        /// Whether it is a block device, which needs no loop device.
+        device: bool,
+    },
+    Tar(Tar),
+}
+
+/// A tar archive: a file, or a part of one, as in an archive of layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tar {
+    /// `-` is standard input.
+    pub path: PathBuf,
+    /// The first byte in the file.
+    pub offset: u64,
+    /// Bytes in the file; `None` to its end.
+    pub size: Option<u64>,
+    pub compression: Option<Compression>,
+    /// What the bytes in the file have to hash to (an OCI descriptor's digest).
+    pub digest: Option<Sha256>,
+    /// What the inflated bytes have to hash to (an OCI configuration's diff_id).
+    pub diff_id: Option<Sha256>,
+}
+
+/// SHA-256 (FIPS 180-4).
+pub type Sha256 = [u8; 32];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    Gzip,
+    Zstd,
+    Xz,
+}
+
+/// What an image says about how to run it: the `config` of the OCI image specification. Empty for a plain tar.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    pub entrypoint: Vec<Vec<u8>>,
+    pub cmd: Vec<Vec<u8>>,
+    /// In order; names and values.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Empty if it does not say.
+    pub workdir: Vec<u8>,
+    /// USER[:GROUP]; empty if it does not say.
+    pub user: Vec<u8>,
+    pub stop_signal: Vec<u8>,
+    pub labels: Vec<(Vec<u8>, Vec<u8>)>,
+    /// As in `80/tcp`.
+    pub exposed_ports: Vec<Vec<u8>>,
+    /// Directories in the container.
+    pub volumes: Vec<Vec<u8>>,
+}
+
+/// A part of a file, read without moving the file's own offset.
+pub struct Section {
+    pub file: File,
+    pub offset: u64,
+    /// Bytes to the end of the part.
+    pub left: u64,
+}
+
+impl Read for Section {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let most = self.left.min(buffer.len() as u64) as usize;
+        let count = self.file.read_at(&mut buffer[..most], self.offset)?;
+        self.offset += count as u64;
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
