@@ -6,14 +6,20 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+#[cfg(feature = "images")]
+use std::path::PathBuf;
 
 use argh::FromArgs;
 use linux_raw_sys::general as raw;
 
 use crate::capability::{self, Capabilities};
 use crate::error::{Error, Result};
+#[cfg(feature = "images")]
+use crate::image::Config;
 use crate::seccomp::Seccomp;
-use crate::spec::{self, Spec, Upper, Userns};
+#[cfg(feature = "images")]
+use crate::spec::Rootfs;
+use crate::spec::{self, Spec, Store, Upper, Userns};
 
 /// What to do, with everything in it validated.
 pub enum Action {
@@ -23,8 +29,59 @@ pub enum Action {
     },
     /// The reaper on its own, for this command.
     Init(Vec<Vec<u8>>),
+    #[cfg(feature = "images")]
+    Images(Images),
     /// Text for standard output: help or version.
     Print(String),
+}
+
+/// What to do with images under names, and with what containers have left.
+#[cfg(feature = "images")]
+pub enum Images {
+    Import {
+        rootfs: Rootfs,
+        name: String,
+        platform: Option<String>,
+        quiet: bool,
+    },
+    List {
+        /// Only the names.
+        quiet: bool,
+    },
+    Remove {
+        names: Vec<String>,
+        /// Also what is in use.
+        force: bool,
+    },
+    Prune {
+        /// Also images that no container uses.
+        all: bool,
+        dry_run: bool,
+    },
+    Commit(Box<Commit>),
+    Export {
+        container: String,
+        /// `-` is standard output.
+        file: PathBuf,
+    },
+}
+
+/// A container's changes as a new image.
+#[cfg(feature = "images")]
+pub struct Commit {
+    pub container: String,
+    pub target: CommitTo,
+    /// What is not empty here takes the place of what the container's image says.
+    pub config: Config,
+}
+
+#[cfg(feature = "images")]
+pub enum CommitTo {
+    Name(String),
+    /// The changes alone.
+    Layer(PathBuf),
+    /// An OCI archive of the whole image.
+    Archive(PathBuf),
 }
 
 /// How to carry out a `run`.
@@ -52,16 +109,30 @@ struct Mini {
 enum Command {
     Run(Run),
     Init(Init),
+    #[cfg(feature = "images")]
+    Import(ImportCommand),
+    #[cfg(feature = "images")]
+    Images(ImagesCommand),
+    #[cfg(feature = "images")]
+    Rmi(RmiCommand),
+    #[cfg(feature = "images")]
+    Prune(PruneCommand),
+    #[cfg(feature = "images")]
+    Commit(CommitCommand),
+    #[cfg(feature = "images")]
+    Export(#[allow(dead_code)] ExportCommand),
 }
 
-/// Runs a command in a new container. ROOTFS is a directory, a tar archive (plain or gzip; - for standard input).
-/// The image is never changed: what the container writes goes to a layer of its own, which is gone afterwards.
+/// Runs a command in a new container. ROOTFS is a tar archive (plain, gzip, zstd or xz; - for standard input), a
+/// directory, an archive made by docker save, an OCI layout (directory or tar), a squashfs, erofs or ext4 image or block
+/// device, or a name given by mini import. It is never changed: what the container writes goes to a layer of its own,
+/// which is gone afterwards.
 #[derive(FromArgs)]
 #[argh(
     subcommand,
     name = "run",
     help_triggers("-h", "--help"),
-    note = "Options come before ROOTFS. Without a command, /bin/sh is run.",
+    note = "Options come before ROOTFS. Without a command, the image's own is run, or /bin/sh.",
     example = "mini run rootfs.tar -- /bin/sh\n  mini run -v /srv:/data:ro -u nobody rootfs.tar -- ls -l /data\n  docker export web | mini run - -- /bin/sh -c 'cat /etc/os-release'",
     error_code(125, "mini failed, or was used wrongly; nothing was run"),
     error_code(126, "the command was found but cannot be run"),
@@ -81,13 +152,16 @@ struct Run {
     /// file of environment variables, one a line; repeatable
     #[argh(option)]
     env_file: Vec<String>,
-    /// directory the command starts in, made if missing (default: /)
+    /// directory the command starts in, made if missing (default: the image's, else /)
     #[argh(option, short = 'w')]
     workdir: Option<String>,
-    /// user the command runs as, USER[:GROUP], names or numbers of the container (default: root; with --userns
-    /// keep-id the caller)
+    /// user the command runs as, USER[:GROUP], names or numbers of the container (default: the image's, else root;
+    /// with --userns keep-id the caller)
     #[argh(option, short = 'u')]
     user: Option<String>,
+    /// what to run in place of the image's entrypoint: a word, or a JSON array of words; "" for none
+    #[argh(option)]
+    entrypoint: Option<String>,
     /// pass standard input on even if it is a terminal and the output is not
     #[argh(switch, short = 'i')]
     interactive: bool,
@@ -116,7 +190,7 @@ struct Run {
     /// how readily the kernel kills it when memory is short, -1000 to 1000
     #[argh(option)]
     oom_score_adj: Option<String>,
-    /// signal the command gets when mini gets SIGTERM (default: TERM)
+    /// signal the command gets when mini gets SIGTERM (default: the image's, else TERM)
     #[argh(option)]
     stop_signal: Option<String>,
     /// run mini's init as PID 1, which reaps and forwards signals (default)
@@ -179,6 +253,25 @@ struct Run {
     /// keep the container's changes on disk
     #[argh(switch)]
     keep: bool,
+    /// write to the directory ROOTFS itself, not to a layer above it
+    #[argh(switch)]
+    rw: bool,
+    /// archive or directory to stack above ROOTFS; repeatable, the last is the uppermost
+    #[argh(option)]
+    layer: Vec<String>,
+    /// how archives are brought in: index (they are mounted as they are), unpack (to disk), tmpfs (to memory) or auto
+    /// (default: index where possible, else unpack)
+    #[argh(option)]
+    store: Option<String>,
+    /// which image of several in ROOTFS to take, OS/ARCH[/VARIANT] (default: this machine's)
+    #[argh(option)]
+    platform: Option<String>,
+    /// bytes that a compressed archive may become, as in 8g (default: half of what is free)
+    #[argh(option)]
+    image_limit: Option<String>,
+    /// no progress bar
+    #[argh(switch, short = 'q')]
+    quiet: bool,
     /// where the container's changes go: tmpfs[:SIZE] or disk (default: tmpfs, with --keep disk)
     #[argh(option)]
     upper: Option<String>,
@@ -211,8 +304,166 @@ struct Init {
     command: Vec<String>,
 }
 
+/// Gives an image a name. What it consists of is copied into the store, each part once; the file is not needed any
+/// more. FILE is whatever mini run takes as ROOTFS.
+#[cfg(feature = "images")]
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "import",
+    help_triggers("-h", "--help"),
+    example = "mini import debian.tar.xz debian:12\n  docker save web | mini import - web"
+)]
+struct ImportCommand {
+    /// which image of several in FILE to take, OS/ARCH[/VARIANT] (default: this machine's)
+    #[argh(option)]
+    platform: Option<String>,
+    /// no progress bar
+    #[argh(switch, short = 'q')]
+    quiet: bool,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "FILE|DIR")]
+    file: String,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "NAME")]
+    name: String,
+}
+
+/// Lists the images that have names.
+#[cfg(feature = "images")]
+#[derive(FromArgs)]
+#[argh(subcommand, name = "images", help_triggers("-h", "--help"))]
+struct ImagesCommand {
+    /// print the names alone
+    #[argh(switch, short = 'q')]
+    quiet: bool,
+}
+
+/// Takes away names of images, and what no other name needs.
+#[cfg(feature = "images")]
+#[derive(FromArgs)]
+#[argh(subcommand, name = "rmi", help_triggers("-h", "--help"))]
+struct RmiCommand {
+    /// also if a container uses it: that goes on undisturbed, but what it kept can no longer be committed
+    #[argh(switch, short = 'f')]
+    force: bool,
+    #[argh(positional, arg_name = "NAME")]
+    names: Vec<String>,
+}
+
+/// Removes from the store what is not needed: inflated archives and indexes that no container uses, parts of images
+/// without a name, what dead processes left.
+#[cfg(feature = "images")]
+#[derive(FromArgs)]
+#[argh(subcommand, name = "prune", help_triggers("-h", "--help"))]
+struct PruneCommand {
+    /// also images that no container uses
+    #[argh(switch, short = 'a')]
+    all: bool,
+    /// say what would be removed, and do nothing
+    #[argh(switch)]
+    dry_run: bool,
+}
+
+/// Makes an image of what a container run with --keep has changed: under a name, as an OCI archive, or as a layer for
+/// mini run --layer. ID is its id, the beginning of it, or its name.
+#[cfg(feature = "images")]
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "commit",
+    help_triggers("-h", "--help"),
+    note = "TARGET is a file if it has a slash or ends in .tar, else a name. A file becomes a layer, or with --format oci
+or any option about the image's configuration an OCI archive. Commands are a word or a JSON array.",
+    example = "mini commit web layer.tar\n  mini commit --entrypoint '[\"httpd\",\"-f\"]' web web:2\n  mini commit --format oci web ./web.oci.tar"
+)]
+struct CommitCommand {
+    /// what a file becomes: layer or oci
+    #[argh(option)]
+    format: Option<String>,
+    /// entrypoint of the image
+    #[argh(option)]
+    entrypoint: Option<String>,
+    /// command of the image, or arguments for its entrypoint
+    #[argh(option)]
+    cmd: Option<String>,
+    /// environment variable KEY=VALUE, or KEY to pass on the caller's; repeatable
+    #[argh(option, short = 'e')]
+    env: Vec<String>,
+    /// directory the command starts in
+    #[argh(option, short = 'w')]
+    workdir: Option<String>,
+    /// user the command runs as, USER[:GROUP]
+    #[argh(option, short = 'u')]
+    user: Option<String>,
+    /// label KEY=VALUE; repeatable
+    #[argh(option, short = 'l')]
+    label: Vec<String>,
+    #[argh(positional, arg_name = "ID")]
+    container: String,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "TARGET")]
+    target: String,
+}
+
+/// Writes the whole root file system of a container run with --keep as one tar archive; - is standard output.
+#[cfg(feature = "images")]
+#[derive(FromArgs)]
+#[argh(subcommand, name = "export", help_triggers("-h", "--help"))]
+struct ExportCommand {
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    container: String,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "FILE")]
+    file: String,
+}
+
+#[cfg(feature = "images")]
+impl CommitCommand {
+    fn commit(&self, target: &OsString) -> Result<Commit> {
+        let words = |option, text: &Option<String>| given(text, |text| spec::words(option, text));
+        let mut config = Config {
+            entrypoint: words("--entrypoint", &self.entrypoint)?.unwrap_or_default(),
+            cmd: words("--cmd", &self.cmd)?.unwrap_or_default(),
+            workdir: given(&self.workdir, spec::workdir)?.unwrap_or_default(),
+            ..Config::default()
+        };
+        if let Some(user) = &self.user {
+            spec::user(user)?;
+            config.user = user.clone().into_bytes();
+        }
+        for variable in &self.env {
+            config
+                .env
+                .extend(spec::variable("--env", variable.as_bytes())?);
+        }
+        for label in &self.label {
+            let (key, value) = label.split_once('=').unwrap_or((label, ""));
+            config.labels.push((key.into(), value.into()));
+        }
+        let path = PathBuf::from(target);
+        let bytes = target.as_bytes();
+        let file = bytes.contains(&b'/') || bytes.ends_with(b".tar");
+        let target = match choice("--format", &self.format, &["layer", "oci"])? {
+            None if !file => CommitTo::Name(utf8(target.clone())?),
+            Some("layer") if config != Config::default() => {
+                return Err(Error::new("--format layer: a layer has no configuration"));
+            }
+            None if config == Config::default() => CommitTo::Layer(path),
+            Some("layer") => CommitTo::Layer(path),
+            _ => CommitTo::Archive(path),
+        };
+        Ok(Commit {
+            container: self.container.clone(),
+            target,
+            config,
+        })
+    }
+}
+
 /// The options that take no value, by long name and letter. A test compares it with the structures above.
-const SWITCHES: [&str; 16] = [
+const SWITCHES: [&str; 23] = [
     "--interactive",
     "-i",
     "--tty",
@@ -229,6 +480,13 @@ const SWITCHES: [&str; 16] = [
     "--dry-run",
     "--trace",
     "--help",
+    "--rw",
+    "--quiet",
+    "-q",
+    "--force",
+    "-f",
+    "--all",
+    "-a",
 ];
 
 /// What argh has no word for.
@@ -238,18 +496,22 @@ struct Normalised {
     rest: Vec<OsString>,
 }
 
-/// Splits at the first positional argument or `--`, `--option=value` in two, `-it` and `-eKEY` likewise.
-fn normalise(arguments: Vec<OsString>) -> Result<Normalised> {
-    let mut options = Vec::new();
+/// Splits `--option=value` in two, `-it` and `-eKEY` likewise. All that follows `--` is positional; where a command
+/// follows, as in `run` and `init`, also what follows the first positional argument.
+fn normalise(arguments: Vec<OsString>, command: bool) -> Result<Normalised> {
+    let (mut options, mut rest) = (Vec::new(), Vec::new());
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let bytes = argument.as_bytes();
-        if bytes == b"-" || !bytes.starts_with(b"-") || bytes == b"--" {
-            let first = Some(argument).filter(|argument| argument != "--");
-            return Ok(Normalised {
-                options,
-                rest: first.into_iter().chain(arguments).collect(),
-            });
+        let positional = bytes == b"-" || !bytes.starts_with(b"-");
+        if positional && !command {
+            rest.push(argument);
+            continue;
+        }
+        if positional || bytes == b"--" {
+            rest.extend(Some(argument).filter(|argument| argument != "--"));
+            rest.extend(arguments);
+            return Ok(Normalised { options, rest });
         }
         let text = utf8(argument)?;
         let mut value = None;
@@ -288,10 +550,7 @@ fn normalise(arguments: Vec<OsString>) -> Result<Normalised> {
             None => break,
         }
     }
-    Ok(Normalised {
-        options,
-        rest: Vec::new(),
-    })
+    Ok(Normalised { options, rest })
 }
 
 /// Splits a cluster of letters such as `-it` or `-eKEY=VALUE`. `None` if the last letter takes no value; else the
@@ -330,12 +589,16 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
             env!("CARGO_PKG_VERSION")
         )));
     }
-    let Normalised { options, mut rest } = normalise(arguments.collect())?;
+    let runs = matches!(command.as_str(), "run" | "init");
+    let Normalised { options, mut rest } = normalise(arguments.collect(), runs)?;
     let mut words: Vec<&str> = vec![&command];
     words.extend(options.iter().map(String::as_str));
-    if !rest.is_empty() {
-        words.push("ROOTFS");
-    }
+    // argh counts them, and gives its message; what they are, it could not take.
+    words.extend(
+        rest.iter()
+            .take(if runs { 1 } else { rest.len() })
+            .map(|_| "ARGUMENT"),
+    );
     let mini = match Mini::from_args(&["mini"], &words) {
         Ok(mini) => mini,
         Err(exit) if exit.status.is_ok() => return Ok(Action::Print(exit.output)),
@@ -356,18 +619,63 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
         Command::Init(_) => Ok(Action::Init(
             rest.into_iter().map(OsStringExt::into_vec).collect(),
         )),
+        #[cfg(feature = "images")]
+        other => images(other, rest).map(Action::Images),
     }
+}
+
+#[cfg(feature = "images")]
+fn images(command: Command, mut rest: Vec<OsString>) -> Result<Images> {
+    let last = rest.pop().unwrap_or_default();
+    let first = rest.pop().unwrap_or_default();
+    Ok(match command {
+        Command::Import(import) => Images::Import {
+            rootfs: spec::rootfs(first)?,
+            name: utf8(last)?,
+            platform: import.platform,
+            quiet: import.quiet,
+        },
+        Command::Rmi(rmi) => {
+            if rmi.names.is_empty() {
+                return Err(Error::new("rmi: no name given"));
+            }
+            let names = rest.into_iter().chain([first, last]);
+            Images::Remove {
+                names: names
+                    .filter(|name| !name.is_empty())
+                    .map(utf8)
+                    .collect::<Result<_>>()?,
+                force: rmi.force,
+            }
+        }
+        Command::Prune(prune) => Images::Prune {
+            all: prune.all,
+            dry_run: prune.dry_run,
+        },
+        Command::Commit(mut commit) => {
+            commit.container = utf8(first)?;
+            Images::Commit(Box::new(commit.commit(&last)?))
+        }
+        Command::Export(_) => Images::Export {
+            container: utf8(first)?,
+            file: PathBuf::from(last),
+        },
+        Command::Images(images) => Images::List {
+            quiet: images.quiet,
+        },
+        Command::Run(_) | Command::Init(_) => return Err(Error::new("not about images")),
+    })
 }
 
 /// argh's message of several lines as one; behind an empty line it only names the help.
 fn usage(command: &str, output: &str) -> Error {
     let lines = output.lines().take_while(|line| !line.is_empty());
     let text: Vec<&str> = lines.map(str::trim_ascii).collect();
-    let help = match command {
-        "run" => "run ",
-        "init" => "init ",
-        _ => "",
-    };
+    let known = [
+        "run", "init", "import", "images", "rmi", "prune", "commit", "export",
+    ];
+    let help = known.iter().find(|known| **known == command);
+    let help = help.map_or(String::new(), |known| format!("{known} "));
     // Quoted, because it may repeat what was typed; without the quotes.
     let text = crate::error::quote(text.join(" ").as_bytes());
     Error::new(text.trim_matches('"')).hint(&format!("see mini {help}--help"))
@@ -409,6 +717,10 @@ impl Run {
                 "--no-new-privs and --no-new-privs=false",
             ),
             (self.rm && self.keep, "--rm and --keep"),
+            (self.rw && self.keep, "--rw and --keep"),
+            (self.rw && self.read_only, "--rw and --read-only"),
+            (self.rw && self.upper.is_some(), "--rw and --upper"),
+            (self.rw && !self.layer.is_empty(), "--rw and --layer"),
         ] {
             if both {
                 return Err(Error::new(format!("{options} exclude each other")));
@@ -441,13 +753,25 @@ impl Run {
             rootfs: spec::rootfs(rootfs)?,
             name: given(&self.name, |text| spec::name("--name", text))?,
             hostname: given(&self.hostname, |text| spec::name("--hostname", text))?,
-            command: if command.is_empty() {
-                vec![b"/bin/sh".to_vec()]
-            } else {
-                command
+            layers: self.layer.iter().map(std::path::PathBuf::from).collect(),
+            store: match choice(
+                "--store",
+                &self.store,
+                &["auto", "index", "unpack", "tmpfs"],
+            )? {
+                Some("index") => Store::Index,
+                Some("unpack") => Store::Unpack,
+                Some("tmpfs") => Store::Tmpfs,
+                _ => Store::Auto,
             },
+            writable: self.rw,
+            platform: self.platform.clone(),
+            image_limit: given(&self.image_limit, |text| spec::size("--image-limit", text))?,
+            quiet: self.quiet,
+            entrypoint: given(&self.entrypoint, |text| spec::words("--entrypoint", text))?,
+            command,
             environment,
-            workdir: spec::workdir(self.workdir.as_deref().unwrap_or("/"))?,
+            workdir: given(&self.workdir, spec::workdir)?.unwrap_or_default(),
             user,
             group: group.flatten(),
             interactive: self.interactive,
@@ -458,10 +782,9 @@ impl Run {
             shm_size: spec::size("--shm-size", self.shm_size.as_deref().unwrap_or("64m"))?,
             limits: each(&self.ulimit, spec::limit)?,
             oom_score_adj: given(&self.oom_score_adj, oom_score_adj)?,
-            stop_signal: spec::signal(
-                "--stop-signal",
-                self.stop_signal.as_deref().unwrap_or("TERM"),
-            )?,
+            stop_signal: given(&self.stop_signal, |text| {
+                spec::signal("--stop-signal", text)
+            })?,
             init: !self.no_init,
             shared,
             time: self.time,
@@ -518,12 +841,21 @@ fn oom_score_adj(text: &str) -> Result<i32> {
         .ok_or_else(|| spec::invalid("--oom-score-adj", text, "not a number from -1000 to 1000"))
 }
 
+/// A `run` with no options, of which mini does only a part.
+#[cfg(feature = "images")]
+pub fn plain() -> Result<Spec> {
+    match parse(vec!["run".into(), "-".into()])? {
+        Action::Run { spec, .. } => Ok(*spec),
+        _ => Err(Error::new("no run")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn words(line: &str) -> (Vec<String>, Vec<OsString>) {
-        let normalised = normalise(line.split(' ').map(Into::into).collect()).unwrap();
+        let normalised = normalise(line.split(' ').map(Into::into).collect(), true).unwrap();
         (normalised.options, normalised.rest)
     }
 

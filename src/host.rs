@@ -20,7 +20,8 @@ use container::step::ResourceLimit;
 use container::sys;
 
 use crate::error::{Error, Result};
-use crate::spec::{self, Rootfs, Spec};
+use crate::image::Layer;
+use crate::spec::{self, Spec};
 
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -62,8 +63,10 @@ pub struct Host {
     pub store: PathBuf,
     /// An existing directory over which a tmpfs is mounted, out of the host's sight, because `run` cannot be made.
     pub cover: Option<PathBuf>,
-    /// Whether ROOTFS is a directory.
-    pub directory: bool,
+    /// What ROOTFS and the layers above it are, the lowest first; filled in once they have been looked at.
+    pub image: Vec<Layer>,
+    /// Why archives cannot be mounted by an index of them; `None` if they can.
+    pub no_index: Option<&'static str>,
     /// Which of the volumes are directories.
     pub volume_directories: Vec<bool>,
     /// The devices asked for; under `--privileged` all.
@@ -95,9 +98,11 @@ pub struct Host {
 /// Whether the file systems of these allow for idmapped mounts.
 #[derive(Debug, Clone)]
 pub struct Idmap {
-    /// ROOTFS, if it is a directory.
+    /// Every directory and file system of the image.
     pub image: bool,
     pub store: bool,
+    /// A tmpfs.
+    pub memory: bool,
     pub volumes: Vec<bool>,
 }
 
@@ -140,14 +145,12 @@ pub fn probe(spec: &Spec) -> Result<Host> {
     let volume_directories = volumes
         .map(|volume| exists("--volume", &volume.source))
         .collect::<Result<_>>()?;
-    let directory = match &spec.rootfs {
-        Rootfs::Stdin => false,
-        Rootfs::Path(path) => exists("ROOTFS", path)?,
-    };
     let (run, cover) = run_directory(privileged, uid)?;
     let store = store_directory(privileged, &run)?;
     let mount_setattr = sys::has_mount_setattr();
-    let idmappable = |path: &Path| mount_setattr && privileged && idmappable(path, version);
+    let idmaps = mount_setattr && privileged;
+    let idmappable = |path: &Path| idmaps && idmappable(path, version);
+    let erofs = has("erofs") || module(&release, "erofs");
     let terminals = [0, 1, 2].map(|number| isatty(sys::borrow(number)));
     Ok(Host {
         id: new_id(),
@@ -159,18 +162,16 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         subordinate: if admin { None } else { subordinate(uid) },
         namespaces: namespaces(),
         // A module is loaded by mounting.
-        overlay: has("overlay") || module(&release, "overlay"),
+        overlay: has("overlay") || module(&release, "overlayfs"),
         mqueue: has("mqueue"),
         mount_setattr,
         seccomp: sys::has_seccomp(),
         last_capability: last_capability(),
         permitted: sets.permitted.bits(),
         idmap: Idmap {
-            image: match &spec.rootfs {
-                Rootfs::Path(path) if directory => idmappable(path),
-                _ => false,
-            },
+            image: idmaps,
             store: idmappable(&store),
+            memory: idmaps && version >= (6, 3),
             volumes: (spec.volumes.iter())
                 .map(|volume| volume.idmap && idmappable(&volume.source))
                 .collect(),
@@ -183,7 +184,13 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         run,
         store,
         cover,
-        directory,
+        image: Vec::new(),
+        no_index: match () {
+            _ if !privileged => Some("only root can mount an index of them"),
+            _ if version < (6, 4) => Some("an index of them needs Linux 6.4"),
+            _ if !erofs => Some("this kernel lacks CONFIG_EROFS_FS"),
+            _ => None,
+        },
         volume_directories,
         devices: devices(spec, privileged)?,
         limits: limits(),
@@ -199,6 +206,19 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         shared_ipc: ["/dev/shm", "/dev/mqueue"].map(|path| Path::new(path).is_dir()),
         clocks: (seconds(raw::CLOCK_MONOTONIC), seconds(raw::CLOCK_BOOTTIME)),
     })
+}
+
+impl Host {
+    /// Takes note of what the image is.
+    pub fn look_at(&mut self, image: Vec<Layer>) {
+        let version = self.version;
+        self.idmap.image &= image.iter().all(|layer| match layer {
+            Layer::Directory(path) => idmappable(path, version),
+            Layer::Filesystem { fstype, .. } if *fstype == c"squashfs" => version >= (6, 2),
+            Layer::Filesystem { .. } | Layer::Tar(_) => version >= (5, 19),
+        });
+        self.image = image;
+    }
 }
 
 /// How many ids this user namespace maps; all of them in the initial one. 1 where setgroups(2) is denied.
@@ -445,7 +465,7 @@ fn namespaces() -> u32 {
 
 /// Whether the running kernel has a file system as a module that mounting would load.
 fn module(release: &str, name: &str) -> bool {
-    Path::new(&format!("/lib/modules/{release}/kernel/fs/{name}fs")).is_dir()
+    Path::new(&format!("/lib/modules/{release}/kernel/fs/{name}")).is_dir()
 }
 
 fn window(terminals: [bool; 3]) -> (u16, u16) {

@@ -1,10 +1,10 @@
-//! JSON: text → [`Value`], and [`Node`], a value that knows where in the document it is.
+//! JSON: text → [`Value`], and [`Node`], a value that knows where in the document it is; and strings for what is written.
 //!
 //! Format: RFC 8259. The grammar is the crate's, `json-event-parser`: it has no recursion, hands numbers over as they
 //! are written (an f64 would lose the lower bits of a 64-bit mask) and says where an error is. What it leaves to its
 //! caller is here: a limit to the nesting, and objects in which no key may come twice or be unknown.
 //!
-//! Left out: writing; floating point.
+//! Left out: writing anything but strings; floating point.
 
 use std::fmt;
 
@@ -187,6 +187,32 @@ impl<'v, 'p> Node<'v, 'p> {
         self.get(key).ok_or_else(missing)
     }
 
+    /// An object in which no key comes twice. (Sorted, as a hostile one may have a million.)
+    pub fn object(&self) -> Result<&'v [(String, Value)]> {
+        let Value::Object(pairs) = self.value else {
+            return Err(self.error("not an object"));
+        };
+        let mut keys: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect();
+        keys.sort_unstable();
+        match keys.windows(2).any(|keys| keys[0] == keys[1]) {
+            true => Err(self.error("a key comes twice")),
+            false => Ok(pairs),
+        }
+    }
+
+    /// The keys and values of an object in this one, which may be missing. The values say only which object they are in.
+    pub fn entries<'c>(
+        &'c self,
+        key: &'c str,
+    ) -> Result<impl Iterator<Item = (&'v str, Node<'v, 'c>)>> {
+        let pairs = self.get(key).map_or(Ok(&[][..]), |node| node.object())?;
+        let place = Some((self, Step::Key(key)));
+        let node = move |value| Node { value, place };
+        Ok(pairs
+            .iter()
+            .map(move |(key, value)| (key.as_str(), node(value))))
+    }
+
     /// The items of an array in this object, which may be missing.
     pub fn items<'c>(&'c self, key: &'c str) -> Result<impl Iterator<Item = Node<'v, 'c>>> {
         let items = match self.get(key) {
@@ -197,12 +223,24 @@ impl<'v, 'p> Node<'v, 'p> {
             }) => items.as_slice(),
             Some(node) => return Err(node.error("not an array")),
         };
+        Ok(self.list(key, items))
+    }
+
+    /// The items of this array, which is the whole document; None if it is something else.
+    pub fn array(&self) -> Option<impl Iterator<Item = Node<'v, '_>>> {
+        match self.value {
+            Value::Array(items) => Some(self.list("", items)),
+            _ => None,
+        }
+    }
+
+    fn list<'c>(&'c self, key: &'c str, items: &'v [Value]) -> impl Iterator<Item = Node<'v, 'c>> {
         let place = move |index| Some((self, Step::Index(key, index)));
         let items = items.iter().enumerate();
-        Ok(items.map(move |(index, value)| Node {
+        items.map(move |(index, value)| Node {
             value,
             place: place(index),
-        }))
+        })
     }
 
     pub fn text(&self) -> Result<&'v str> {
@@ -220,5 +258,39 @@ impl<'v, 'p> Node<'v, 'p> {
         };
         let wrong = || self.error(&format!("not a whole number from 0 to {most}"));
         number.filter(|number| *number <= most).ok_or_else(wrong)
+    }
+}
+
+/// A string as JSON has it, with its quotes. JSON is UTF-8: other bytes become U+FFFD.
+pub fn string(text: &[u8]) -> String {
+    let mut json = String::from("\"");
+    for c in String::from_utf8_lossy(text).chars() {
+        match c {
+            '"' | '\\' => json.extend(['\\', c]),
+            '\0'..' ' => json.push_str(&format!("\\u{:04x}", u32::from(c))),
+            _ => json.push(c),
+        }
+    }
+    json.push('"');
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_string_is_read_back_as_it_was() {
+        let text = "\"\\/\n\r\t\0\u{1b}\u{7f}é\u{2028}😀";
+        let json = string(text.as_bytes());
+        assert_eq!(
+            json,
+            "\"\\\"\\\\/\\u000a\\u000d\\u0009\\u0000\\u001b\u{7f}é\u{2028}😀\""
+        );
+        assert_eq!(
+            Node::root(&parse(json.as_bytes()).unwrap()).text(),
+            Ok(text)
+        );
+        assert_eq!(string(b"a\xffb\xc3"), "\"a\u{fffd}b\u{fffd}\"");
     }
 }

@@ -11,15 +11,26 @@
 
 #![forbid(unsafe_code)]
 
+mod cache;
 mod capability;
 mod cli;
+#[cfg(feature = "images")]
+mod commit;
 mod error;
 mod explain;
 mod host;
 mod image;
+#[cfg(feature = "images")]
+mod images;
+#[cfg(feature = "images")]
+mod import;
 #[cfg(feature = "json")]
 mod json;
+#[cfg(feature = "images")]
+mod kept;
+mod layers;
 mod plan;
+mod progress;
 mod protection;
 mod reaper;
 mod run;
@@ -38,7 +49,9 @@ use cli::Action;
 fn main() -> ExitCode {
     let result =
         cli::parse(std::env::args_os().skip(1).collect()).and_then(|action| match action {
-            Action::Run { spec, mode } => run::run(&spec, mode),
+            Action::Run { spec, mode } => run::run(*spec, mode),
+            #[cfg(feature = "images")]
+            Action::Images(command) => commit::run(command),
             Action::Init(command) => reaper::run(&command),
             Action::Print(text) => (std::io::stdout().write_all(text.as_bytes()).map(|()| 0))
                 .map_err(|error| error::Error::io("write", "standard output", &error)),

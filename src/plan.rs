@@ -25,8 +25,10 @@ use container::sys::Word;
 
 use crate::error::{Error, Result, path as show};
 use crate::host::{Host, Node, Subordinate};
+use crate::image::reader::Whiteouts;
+use crate::image::{Layer, Tar};
 use crate::seccomp::{self, Seccomp};
-use crate::spec::{Rootfs, Spec, Upper, Userns};
+use crate::spec::{Rootfs, Spec, Store, Upper, Userns};
 
 pub use inside::prepare;
 
@@ -47,8 +49,9 @@ pub struct Plan {
     pub streams: [Stream; 3],
     /// Defaults that this kernel does not allow for, in words.
     pub notes: Vec<String>,
-    /// Where `--keep` leaves the container's changes.
+    /// Where `--keep` leaves the container's changes, and whether the overlay keeps its attributes as user.overlay.*.
     pub kept: Option<PathBuf>,
+    pub userxattr: bool,
 }
 
 /// One step of the supervisor: a kernel step, or work that needs the standard library.
@@ -63,11 +66,26 @@ pub enum Task {
     CreateDirectory(PathBuf),
     /// The same, but it stays.
     KeepDirectory(PathBuf),
-    /// Unpacks the archive below a directory; with `shift`, in a user namespace with the container's range of ids.
+    /// Unpacks archives, each above the one before it, below a directory; with `shift`, in a user namespace with the
+    /// container's range of ids.
     Unpack {
-        archive: Rootfs,
+        stack: Stack,
         to: PathBuf,
         shift: bool,
+    },
+    /// Mounts an index of archives. Where that turns out to be impossible, they are unpacked below `to` instead,
+    /// which is mounted.
+    Index {
+        stack: Stack,
+        number: usize,
+        to: Option<PathBuf>,
+    },
+    /// Mounts the file system in a file, or on a block device.
+    MountFile {
+        path: PathBuf,
+        fstype: &'static CStr,
+        device: bool,
+        number: usize,
     },
     /// Takes a range of ids that no other container on this machine has, by a lock in this directory.
     ClaimIds(PathBuf),
@@ -88,6 +106,40 @@ pub enum Task {
     Go,
     Unmount(PathBuf),
     RemoveDirectory(PathBuf),
+}
+
+/// Archives that become one tree, each above the one before it.
+#[derive(Clone)]
+pub struct Stack {
+    pub tars: Vec<Tar>,
+    /// Whether they are layers, in which ".wh." before a name removes it.
+    pub layered: bool,
+    /// If something lies below them in the overlay, so that what they remove has to be removed there: whether it is
+    /// mounted with `userxattr`.
+    pub above: Option<bool>,
+}
+
+impl Stack {
+    pub fn whiteouts(&self) -> Whiteouts {
+        match self.above {
+            Some(userxattr) => Whiteouts::Overlay { userxattr },
+            None if self.layered => Whiteouts::Remove,
+            None => Whiteouts::Ordinary,
+        }
+    }
+}
+
+impl fmt::Display for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, tar) in self.tars.iter().enumerate() {
+            f.write_str(if index > 0 { ", " } else { "" })?;
+            f.write_str(&show(&tar.path))?;
+            if tar.offset > 0 {
+                write!(f, "@{}", tar.offset)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What the container's ids are outside.
@@ -170,13 +222,27 @@ impl fmt::Display for Task {
             }
             Task::CreateDirectory(path) => write!(f, "mkdir({}, 0700), flock(LOCK_EX)", show(path)),
             Task::KeepDirectory(path) => write!(f, "mkdir({}, 0700)", show(path)),
-            Task::Unpack { archive, to, shift } => {
-                let archive = match archive {
-                    Rootfs::Stdin => Path::new("-"),
-                    Rootfs::Path(path) => path,
-                };
-                write!(f, "unpack({}, {})", show(archive), show(to))?;
+            Task::Unpack { stack, to, shift } => {
+                write!(f, "unpack({stack}, {})", show(to))?;
                 f.write_str(if *shift { " for ids from {base}" } else { "" })
+            }
+            Task::Index { stack, number, .. } => write!(
+                f,
+                "index({stack}), fsopen(\"erofs\"), fsmount, move_mount(\"image{number}\")"
+            ),
+            Task::MountFile {
+                path,
+                fstype,
+                device,
+                number,
+            } => {
+                let (path, fstype) = (show(path), Quoted(fstype));
+                f.write_str(if *device {
+                    ""
+                } else {
+                    "ioctl(LOOP_CONFIGURE), "
+                })?;
+                write!(f, "mount({path}, \"image{number}\", {fstype}, MS_RDONLY)")
             }
             Task::ClaimIds(path) => {
                 let path = show(&path.join("ids"));
@@ -296,7 +362,8 @@ fn fresh(fstype: &'static CStr, target: Target, flags: u32, data: &str) -> Step 
     })
 }
 
-fn bind(source: &'static CStr, target: Target, flags: u32) -> Step {
+/// A bind mount.
+pub fn bind(source: &'static CStr, target: Target, flags: u32) -> Step {
     Step::Mount(mount(Some(source), target, raw::MS_BIND | flags))
 }
 
@@ -307,23 +374,12 @@ fn change(target: Target, flags: u32) -> Step {
 
 /// Plans the container.
 pub fn plan(spec: &Spec, host: &Host) -> Result<Plan> {
-    let mut planner = Planner {
-        spec,
-        host,
-        users: Users::Same,
-        run: host.run.join("running").join(&host.id),
-        disk: host.store.join("containers").join(&host.id),
-        terminal: spec.tty || (host.terminals[0] && host.terminals[1]),
-        tasks: Vec::new(),
-        idmapped: Vec::new(),
-        steps: Vec::new(),
-        teardown: Vec::new(),
-        notes: Vec::new(),
-        kept: None,
-    };
+    let mut planner = Planner::new(spec, host);
     planner.users = planner.users()?;
+    planner.userxattr = planner.in_userns();
     let namespaces = planner.namespaces()?;
     let privileges = planner.privileges()?;
+    planner.seal();
     planner.prepare();
     let root = planner.image()?;
     planner.devices();
@@ -340,28 +396,77 @@ pub fn plan(spec: &Spec, host: &Host) -> Result<Plan> {
     planner.command(streams, privileges);
     let (environment, home) = planner.environment();
     Ok(Plan {
-        tasks: planner.tasks,
-        steps: Box::leak(planner.steps.into_boxed_slice()),
-        teardown: planner.teardown,
         environment,
         home,
-        terminal: planner.terminal,
         streams,
-        notes: planner.notes,
-        kept: planner.kept,
+        ..planner.plan()
     })
+}
+
+/// Plans how the image is mounted on `root` in the container's directory, for the supervisor itself to read; nothing is
+/// started. `userxattr` says which attributes of its directories the overlay has to look at.
+#[cfg(feature = "images")]
+pub fn view(spec: &Spec, host: &Host, userxattr: bool) -> Result<Plan> {
+    let mut planner = Planner::new(spec, host);
+    planner.userxattr = userxattr;
+    planner.prepare();
+    let index = planner.indexes()?;
+    planner.lowers(index);
+    planner.look();
+    Ok(planner.plan())
+}
+
+impl<'a> Planner<'a> {
+    fn new(spec: &'a Spec, host: &'a Host) -> Planner<'a> {
+        Planner {
+            spec,
+            host,
+            users: Users::Same,
+            userxattr: false,
+            run: host.run.join("running").join(&host.id),
+            disk: host.store.join("containers").join(&host.id),
+            terminal: spec.tty || (host.terminals[0] && host.terminals[1]),
+            tasks: Vec::new(),
+            lower: Vec::new(),
+            idmapped: Vec::new(),
+            steps: Vec::new(),
+            teardown: Vec::new(),
+            notes: Vec::new(),
+            kept: None,
+        }
+    }
+
+    /// What has been planned.
+    fn plan(self) -> Plan {
+        Plan {
+            tasks: self.tasks,
+            steps: Box::leak(self.steps.into_boxed_slice()),
+            teardown: self.teardown,
+            environment: Vec::new(),
+            home: None,
+            terminal: self.terminal,
+            streams: [Stream::Inherit; 3],
+            notes: self.notes,
+            kept: self.kept,
+            userxattr: self.userxattr,
+        }
+    }
 }
 
 struct Planner<'a> {
     spec: &'a Spec,
     host: &'a Host,
     users: Users,
+    /// Whether the overlay keeps its attributes as user.overlay.*, as it has to in a user namespace.
+    userxattr: bool,
     /// This container's directory in the run directory: a tmpfs of its own is mounted there.
     run: PathBuf,
     /// This container's directory on disk.
     disk: PathBuf,
     terminal: bool,
     tasks: Vec<Task>,
+    /// The overlay's lower layers, the lowest first.
+    lower: Vec<&'static CStr>,
     /// The mounts that are idmapped once there is a user namespace.
     idmapped: Vec<(&'static CStr, bool)>,
     steps: Vec<Step>,
@@ -370,12 +475,12 @@ struct Planner<'a> {
     kept: Option<PathBuf>,
 }
 
-/// What becomes the container's root. Both lie in the container's directory, as `lower`.
+/// What becomes the container's root. All lie in the container's directory; the image, or its lowest layer, is `lower`.
 enum Root {
     /// An overlay, with the directory of its upper layer and options of its own.
     Overlay(&'static str, &'static str),
-    /// A private copy.
-    Copy,
+    /// The image itself: a private copy, or with `--rw` the user's directory.
+    Itself,
 }
 
 /// What the command may do.
@@ -404,6 +509,12 @@ impl Planner<'_> {
     /// Whether the container's processes are in a user namespace.
     fn in_userns(&self) -> bool {
         self.users != Users::Same || !self.host.privileged
+    }
+
+    /// Whether there is more to the image than archives: what is mounted as it is, and not a copy of mini's own.
+    fn bound(&self) -> bool {
+        let mut layers = self.host.image.iter();
+        !layers.all(|layer| matches!(layer, Layer::Tar(_)))
     }
 
     /// Whether there can be an overlay; in a user namespace since Linux 5.11.
@@ -471,7 +582,7 @@ impl Planner<'_> {
             self.note("root inside is root outside: this kernel lacks CONFIG_USER_NS");
             return Ok(Users::Same);
         }
-        if host.overlay && host.version < (5, 11) && (host.directory || spec.keep) {
+        if host.overlay && host.version < (5, 11) && (self.bound() || spec.keep) && !spec.writable {
             let why = "no overlay in a user namespace before Linux 5.11";
             if asked {
                 return fail(&format!("auto: {why}"));
@@ -482,7 +593,7 @@ impl Planner<'_> {
         let mut volumes = spec.volumes.iter().zip(&host.idmap.volumes);
         let volume = volumes.find(|(volume, possible)| volume.idmap && !**possible);
         let what = match volume {
-            _ if host.directory && !host.idmap.image => "ROOTFS".to_owned(),
+            _ if self.bound() && !host.idmap.image => "ROOTFS".to_owned(),
             _ if spec.keep && !host.idmap.store => show(&host.store),
             Some((volume, _)) => show(&volume.source),
             None => return Ok(Users::Range),

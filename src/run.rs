@@ -5,17 +5,14 @@
 //! relay. If it is killed, the kernel undoes its work: its mounts go with its mount namespace, the container's
 //! first process has it as parent-death signal, its locks are released (see `store.rs`).
 
-use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use linux_raw_sys::general as raw;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, chown, fchown, fstat, fstatfs, openat};
-use rustix::io::Errno;
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, chown, fstat, fstatfs, openat};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
@@ -25,7 +22,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use container::child::{self, Context, Environment, Program};
 use container::init;
 use container::report::{Detail, Outcome, Received, Report};
-use container::step::Step;
+use container::step::{Step, Target};
 use container::sys::{self, Word};
 use container::user::User;
 
@@ -33,19 +30,27 @@ use crate::cli::Mode as RunMode;
 use crate::error::{Error, Result, path as show, reason, say};
 use crate::explain::{namespace_hint, step_error};
 use crate::host::{Host, probe};
-use crate::image;
-use crate::plan::{Plan, RANGE, Stream, Task, Users, plan};
+#[cfg(feature = "images")]
+use crate::kept;
+use crate::layers::{self, Brought, Held, Layers};
+use crate::plan::{Plan, RANGE, Stack, Stream, Task, Users, bind, leak, plan};
 use crate::protection::Protection;
 use crate::seal;
-use crate::spec::{Rootfs, Spec};
+use crate::spec::Spec;
 use crate::store::{self, Directory};
 use crate::terminal::{Kind, Relay, Terminal};
 use crate::userns;
 
 /// Runs a container and returns the status to exit with.
-pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
-    let host = probe(spec)?;
+pub fn run(spec: Spec, mode: RunMode) -> Result<u8> {
+    let mut host = probe(&spec)?;
+    let (image, held) = layers::resolve(&spec, &host, None, mode == RunMode::DryRun)?;
+    host.look_at(image.layers);
+    let spec = &spec.complete(&image.config)?;
     let mut plan = plan(spec, &host)?;
+    #[cfg(feature = "images")]
+    plan.notes
+        .extend(crate::image::manifest::foreign(&image.config));
     if mode == RunMode::DryRun {
         let mut output = std::io::stdout().lock();
         (output
@@ -54,66 +59,31 @@ pub fn run(spec: &Spec, mode: RunMode) -> Result<u8> {
         .map_err(|error| Error::io("write", "standard output", &error))?;
         return Ok(0);
     }
-    // From here on a signal waits until it is read: it must not end mini with the work half done.
-    sys::default_signal(raw::SIGCHLD);
-    let ignored = sys::ignored(init::ENDING);
-    sys::set_signal_mask(init::FORWARDED & !ignored);
-    let signalfd = |set| sys::signalfd(set).map_err(|errno| Error::sys("signalfd", "", errno));
-    let (signals, interrupts) = (
-        signalfd(init::FORWARDED & !ignored)?,
-        signalfd(init::ENDING & !ignored)?,
-    );
-    let (control, theirs) = (socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    ))
-    .map_err(|errno| Error::sys("socketpair", "", errno).hint("CONFIG_UNIX"))?;
-    if mode == RunMode::Trace {
-        // The command's process is known by what it says.
-        set_socket_passcred(&control, true)
-            .map_err(|errno| Error::sys("setsockopt", "SO_PASSCRED", errno))?;
-    }
-    let mut words = std::mem::take(&mut plan.environment);
-    words.push(Word::END);
-    let home = plan.home.map(|index| {
-        (
-            index,
-            Box::leak(vec![0u8; 1100].into_boxed_slice()) as &'static mut [u8],
-        )
-    });
-    let environment = Environment {
-        words: Box::leak(words.into_boxed_slice()),
-        home,
-    };
-    let mut supervisor = Supervisor {
-        spec,
-        host: &host,
-        plan: &plan,
-        notes: plan.notes.clone(),
-        trace: mode == RunMode::Trace,
-        signals,
-        interrupts,
-        control: Some(control),
-        context: Context {
-            control: Some(theirs),
-            stdio: [None, None, None],
-            root: None,
-            terminal: None,
-            user: User::ROOT,
-            environment,
-            detail: Detail::NONE,
-        },
-        directories: Vec::new(),
-        child: None,
-        ids: None,
-        relays: Vec::new(),
-        terminal: None,
-        began: false,
-    };
+    let mut supervisor = Supervisor::new(spec, &host, &mut plan, held, mode == RunMode::Trace)?;
     let result = supervisor.start().and_then(|()| supervisor.watch());
     supervisor.end(result.is_ok());
+    result
+}
+
+/// Mounts an image, with no container, and lets `look` have its root.
+#[cfg(feature = "images")]
+pub fn view(
+    spec: Spec,
+    host: &mut Host,
+    userxattr: bool,
+    look: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
+) -> Result<()> {
+    let (image, held) = layers::resolve(&spec, host, None, false)?;
+    host.look_at(image.layers);
+    let mut plan = crate::plan::view(&spec, host, userxattr)?;
+    let mut supervisor = Supervisor::new(&spec, host, &mut plan, held, false)?;
+    let result = supervisor.start().and_then(|()| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, c"root", flags, Mode::empty())
+            .map_err(|errno| Error::sys("open", "root", errno))?;
+        look(root.as_fd())
+    });
+    supervisor.end(false);
     result
 }
 
@@ -121,6 +91,8 @@ struct Supervisor<'a> {
     spec: &'a Spec,
     host: &'a Host,
     plan: &'a Plan,
+    /// Keeps an image under a name from being taken away.
+    held: Held,
     /// Defaults that were left out: those that the plan knows of, and what turns out on the way.
     notes: Vec<String>,
     trace: bool,
@@ -142,6 +114,76 @@ struct Supervisor<'a> {
     began: bool,
 }
 
+impl<'a> Supervisor<'a> {
+    fn new(
+        spec: &'a Spec,
+        host: &'a Host,
+        plan: &'a mut Plan,
+        held: Held,
+        trace: bool,
+    ) -> Result<Supervisor<'a>> {
+        // From here on a signal waits until it is read: it must not end mini with the work half done.
+        sys::default_signal(raw::SIGCHLD);
+        let ignored = sys::ignored(init::ENDING);
+        sys::set_signal_mask(init::FORWARDED & !ignored);
+        let signalfd = |set| sys::signalfd(set).map_err(|errno| Error::sys("signalfd", "", errno));
+        let (signals, interrupts) = (
+            signalfd(init::FORWARDED & !ignored)?,
+            signalfd(init::ENDING & !ignored)?,
+        );
+        let (control, theirs) = (socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        ))
+        .map_err(|errno| Error::sys("socketpair", "", errno).hint("CONFIG_UNIX"))?;
+        if trace {
+            // The command's process is known by what it says.
+            set_socket_passcred(&control, true)
+                .map_err(|errno| Error::sys("setsockopt", "SO_PASSCRED", errno))?;
+        }
+        let mut words = std::mem::take(&mut plan.environment);
+        words.push(Word::END);
+        let home = plan.home.map(|index| {
+            (
+                index,
+                Box::leak(vec![0u8; 1100].into_boxed_slice()) as &'static mut [u8],
+            )
+        });
+        let environment = Environment {
+            words: Box::leak(words.into_boxed_slice()),
+            home,
+        };
+        Ok(Supervisor {
+            spec,
+            host,
+            plan,
+            held,
+            notes: plan.notes.clone(),
+            trace,
+            signals,
+            interrupts,
+            control: Some(control),
+            context: Context {
+                control: Some(theirs),
+                stdio: [None, None, None],
+                root: None,
+                terminal: None,
+                user: User::ROOT,
+                environment,
+                detail: Detail::NONE,
+            },
+            directories: Vec::new(),
+            child: None,
+            ids: None,
+            relays: Vec::new(),
+            terminal: None,
+            began: false,
+        })
+    }
+}
+
 impl Supervisor<'_> {
     /// Performs the supervisor's steps; at the end the container is under way.
     fn start(&mut self) -> Result<()> {
@@ -152,8 +194,10 @@ impl Supervisor<'_> {
         }
         for task in &self.plan.tasks {
             // What takes long looks itself.
-            if matches!(task, Task::Unpack { .. } | Task::Clone(_))
-                && !wait_for(&self.interrupts, None)
+            if matches!(
+                task,
+                Task::Unpack { .. } | Task::Index { .. } | Task::Clone(_)
+            ) && !wait_for(&self.interrupts, None)
             {
                 return Err(Error::new("interrupted before the container was started"));
             }
@@ -212,9 +256,25 @@ impl Supervisor<'_> {
                 self.directories.push(Directory::create(path)?);
                 Ok(())
             }
-            Task::KeepDirectory(path) => store::make_private(path),
-            Task::Unpack { archive, to, shift } => {
-                self.unpack(archive, to, if *shift { self.base() } else { 0 })
+            Task::KeepDirectory(path) => {
+                store::make_private(path)?;
+                #[cfg(feature = "images")]
+                kept::write(path, self.spec, self.host, self.plan.userxattr)?;
+                Ok(())
+            }
+            Task::Unpack { stack, to, shift } => {
+                self.unpack(stack, to, if *shift { self.base() } else { 0 })
+            }
+            Task::Index { stack, number, to } => self.index(stack, *number, to.as_deref()),
+            Task::MountFile {
+                path,
+                fstype,
+                device,
+                number,
+            } => {
+                let how = self.layers().mount(path, fstype, *device, *number)?;
+                self.remark(&format!("{}: {how}", show(path)));
+                Ok(())
             }
             Task::ClaimIds(path) => {
                 self.ids = Some(userns::claim(path, &self.host.id)?);
@@ -322,67 +382,64 @@ impl Supervisor<'_> {
             error.hint(namespace_hint(errno, flags, self.host))
         })?;
         self.child = Some(pid);
+        self.held.opened();
         // What only the container needs is closed here, so that end of file means what it should.
         self.context.control = None;
         Ok(())
     }
 
-    fn unpack(&mut self, archive: &Rootfs, to: &Path, base: u32) -> Result<()> {
-        let (name, opened) = match archive {
-            Rootfs::Stdin => (
-                b"-".as_slice(),
-                std::os::fd::AsFd::as_fd(&std::io::stdin())
-                    .try_clone_to_owned()
-                    .map(File::from),
-            ),
-            // O_NONBLOCK: opening a fifo must not wait for a writer where no signal ends the wait.
-            Rootfs::Path(path) => {
-                let mut options = File::options();
-                options.read(true).custom_flags(raw::O_NONBLOCK as i32);
-                (path.as_os_str().as_bytes(), options.open(path))
+    fn layers(&self) -> Layers<'_> {
+        Layers::new(self.spec, self.host, Some(&self.interrupts))
+    }
+
+    /// A line about how something was done, for --trace.
+    fn remark(&self, text: &str) {
+        if self.trace {
+            self.say_lines(&format!("# {text}\n"));
+        }
+    }
+
+    fn unpack(&mut self, stack: &Stack, to: &Path, base: u32) -> Result<()> {
+        let in_userns = !self.host.privileged || base != 0;
+        let layers = self.layers();
+        let unpacking = layers.unpacking(stack, to, in_userns)?;
+        let report = match base {
+            0 => unpacking.run()?,
+            _ => {
+                let name = to.as_os_str().as_bytes();
+                chown(name, Some(Uid::from_raw(base)), Some(Gid::from_raw(base)))
+                    .map_err(|errno| Error::sys("chown", name, errno))?;
+                userns::inside(base, &self.interrupts, || unpacking.run())?
             }
         };
-        let source = opened.map_err(|error| Error::io("open", name, &error))?;
-        let target = to.as_os_str().as_bytes();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, target, flags, Mode::empty())
-            .map_err(|errno| Error::sys("open", target, errno))?;
-        let space =
-            rustix::fs::fstatvfs(&root).map_err(|errno| Error::sys("statvfs", target, errno))?;
-        let options = image::unpack::Options {
-            in_userns: !self.host.privileged || base != 0,
-            // A ramfs counts no blocks.
-            limit: match space.f_blocks {
-                0 => u64::MAX,
-                _ => space.f_bavail.saturating_mul(space.f_frsize),
-            },
-            limit_name: to.display().to_string(),
-        };
-        let interrupts = &self.interrupts;
-        let source = Interruptible { source, interrupts };
-        let unpack = || {
-            let report = image::unpack::unpack(source, name, root.as_fd(), &options)?;
-            Ok(format!(
-                "# {} members, {} bytes; not possible here: {} devices, {} owners, {} attributes\n",
-                report.members,
-                report.bytes,
-                report.skipped_devices,
-                report.skipped_owners,
-                report.skipped_xattrs
-            ))
-        };
-        if base != 0 {
-            fchown(&root, Some(Uid::from_raw(base)), Some(Gid::from_raw(base)))
-                .map_err(|errno| Error::sys("chown", target, errno))?;
-        }
-        let report = match base {
-            0 => unpack()?,
-            _ => userns::inside(base, interrupts, unpack)?,
-        };
-        if self.trace {
-            say(&report);
-        }
+        self.remark(&report);
         Ok(())
+    }
+
+    fn index(&mut self, stack: &Stack, number: usize, to: Option<&Path>) -> Result<()> {
+        let why = match self.layers().index(stack, number)? {
+            Brought::Mounted(text) => {
+                self.remark(&text);
+                return Ok(());
+            }
+            Brought::Not(why) => why,
+        };
+        let Some(to) = to else {
+            return Err(Error::new(format!("--store index: {why}")));
+        };
+        self.remark(&format!("unpacked, not indexed: {why}"));
+        let disk = to.parent().unwrap_or(to);
+        if !self.directories.iter().any(|made| made.path() == disk) {
+            self.directories.push(Directory::create(disk)?);
+        }
+        let (from, at) = (
+            leak(to.as_os_str().as_bytes()),
+            leak(format!("image{number}")),
+        );
+        for step in [Step::Mkdir(from, 0o755), bind(from, Target::Path(at), 0)] {
+            self.perform(&Task::Step(step))?;
+        }
+        self.unpack(stack, to, 0)
     }
 
     /// Prepares what the command gets instead of a standard stream that is a terminal.
@@ -571,7 +628,7 @@ impl Supervisor<'_> {
                 self.terminal.iter_mut().for_each(Terminal::raw);
                 forward(raw::SIGCONT as i32);
             }
-            raw::SIGTERM => forward(self.spec.stop_signal),
+            raw::SIGTERM => forward(self.spec.stop_signal.unwrap_or(raw::SIGTERM as i32)),
             // Means something else to a subreaper.
             other if other as i32 == init::SUPERVISOR_DIED && self.shares_pids() => {}
             other => forward(other as i32),
@@ -637,22 +694,4 @@ pub fn wait_for(interrupts: &OwnedFd, source: Option<BorrowedFd<'_>>) -> bool {
     });
     let _ = poll(&mut fds, timeout);
     fds[0].revents().is_empty()
-}
-
-/// A reader that fails once a signal has come, so that Ctrl-C ends the unpacking of a large or slow archive.
-struct Interruptible<'a> {
-    source: File,
-    interrupts: &'a OwnedFd,
-}
-
-impl std::io::Read for Interruptible<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let source = std::os::fd::AsRawFd::as_raw_fd(&self.source);
-        if !wait_for(self.interrupts, Some(sys::borrow(source))) {
-            return Err(std::io::Error::from_raw_os_error(
-                Errno::CANCELED.raw_os_error(),
-            ));
-        }
-        self.source.read(buffer)
-    }
 }

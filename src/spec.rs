@@ -12,19 +12,33 @@ use linux_raw_sys::general as raw;
 
 use crate::capability::Capabilities;
 use crate::error::{Error, Result, quote};
+use crate::image::Config;
 use crate::seccomp::Seccomp;
 
 /// One container. What an option implies for others (`--privileged`) is already applied.
 #[derive(Debug, Clone)]
 pub struct Spec {
     pub rootfs: Rootfs,
+    /// Archives and directories that are stacked above it, the lowest first.
+    pub layers: Vec<PathBuf>,
+    pub store: Store,
+    /// Whether what the container writes goes to the directory ROOTFS itself.
+    pub writable: bool,
+    /// OS/ARCH[/VARIANT] of the image to take where there are several. `None`: this machine's.
+    pub platform: Option<String>,
+    /// Bytes that a compressed archive may become. `None`: half of what is free.
+    pub image_limit: Option<u64>,
+    /// No progress bar.
+    pub quiet: bool,
     pub name: Option<String>,
     pub hostname: Option<String>,
-    /// The command and its arguments; never empty.
+    /// In place of the image's own; empty for none.
+    pub entrypoint: Option<Vec<Vec<u8>>>,
+    /// The command and its arguments; not empty once it is [complete](Spec::complete).
     pub command: Vec<Vec<u8>>,
     /// In the order given; a later variable of the same name wins.
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Absolute.
+    /// Absolute; empty until it is complete, if it was not given.
     pub workdir: Vec<u8>,
     /// Name or number in the container. `None`, if it was not given: root, or with [`Userns::KeepId`] the caller.
     pub user: Option<Vec<u8>>,
@@ -39,8 +53,8 @@ pub struct Spec {
     pub shm_size: u64,
     pub limits: Vec<ResourceLimit>,
     pub oom_score_adj: Option<i32>,
-    /// Sent to the command when mini gets SIGTERM.
-    pub stop_signal: i32,
+    /// Sent to the command when mini gets SIGTERM. `None`: SIGTERM.
+    pub stop_signal: Option<i32>,
     /// Whether mini's init is PID 1, or the command itself.
     pub init: bool,
     /// Namespaces (`CLONE_NEW*`) that the container shares with the host.
@@ -100,6 +114,19 @@ pub struct Tmpfs {
     pub data: String,
 }
 
+/// How the files of an archive are brought to where they can be mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// As `Index`; where that is not possible as `Unpack`.
+    Auto,
+    /// They stay in the archive, and an index of them is mounted.
+    Index,
+    /// A directory tree on disk.
+    Unpack,
+    /// A directory tree in memory.
+    Tmpfs,
+}
+
 /// Where the container's changes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upper {
@@ -121,6 +148,46 @@ pub enum Userns {
     Host,
     /// The caller has the same ids inside.
     KeepId,
+}
+
+impl Spec {
+    /// Adds what the image says for itself, where the command line says nothing: as Docker does it, `--entrypoint` also
+    /// takes the place of the image's arguments, and a command only that of the arguments.
+    pub fn complete(mut self, config: &Config) -> Result<Spec> {
+        if self.entrypoint.is_none() && self.command.is_empty() {
+            self.command.clone_from(&config.cmd);
+        }
+        let mut command = self.entrypoint.take().unwrap_or(config.entrypoint.clone());
+        command.append(&mut self.command);
+        if command.is_empty() {
+            command.push(b"/bin/sh".to_vec());
+        }
+        self.command = command;
+        self.environment.splice(0..0, config.env.iter().cloned());
+        if self.workdir.is_empty() {
+            // Some write "app" and mean "/app".
+            self.workdir = [
+                b"/",
+                config.workdir.strip_prefix(b"/").unwrap_or(&config.workdir),
+            ]
+            .concat();
+        }
+        let text = |what: &[u8]| {
+            let text = String::from_utf8(what.to_vec());
+            text.map_err(|_| Error::new(format!("the image's {}: not valid UTF-8", quote(what))))
+        };
+        if self.user.is_none() && self.userns != Userns::KeepId && !config.user.is_empty() {
+            let (name, group) = user(&text(&config.user)?)
+                .map_err(|error| Error::new(format!("the image: {error}")))?;
+            (self.user, self.group) = (Some(name), group);
+        }
+        if self.stop_signal.is_none() && !config.stop_signal.is_empty() {
+            let number = signal("--stop-signal", &text(&config.stop_signal)?)
+                .map_err(|error| Error::new(format!("the image: {error}")))?;
+            self.stop_signal = Some(number);
+        }
+        Ok(self)
+    }
 }
 
 /// What is wrong with the value of an option.
@@ -524,6 +591,26 @@ pub fn workdir(text: &str) -> Result<Vec<u8>> {
         return Err(invalid("--workdir", text, "not an absolute path"));
     }
     Ok(text.as_bytes().to_vec())
+}
+
+/// A command: one word, or several as a JSON array; none if it is empty.
+pub fn words(option: &str, text: &str) -> Result<Vec<Vec<u8>>> {
+    if !text.starts_with('[') {
+        let word = Some(text.into()).filter(|_| !text.is_empty());
+        return Ok(word.into_iter().collect());
+    }
+    #[cfg(feature = "json")]
+    return array(text).map_err(|why| invalid(option, text, &why));
+    #[cfg(not(feature = "json"))]
+    Err(invalid(option, text, "this build of mini cannot read JSON"))
+}
+
+#[cfg(feature = "json")]
+fn array(text: &str) -> crate::json::Result<Vec<Vec<u8>>> {
+    let value = crate::json::parse(format!("{{\"words\":{text}}}").as_bytes())?;
+    let node = crate::json::Node::root(&value);
+    let words = node.items("words")?;
+    words.map(|word| Ok(word.text()?.into())).collect()
 }
 
 /// ROOTFS as given on the command line.

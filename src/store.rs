@@ -62,7 +62,8 @@ impl Drop for Directory {
     }
 }
 
-fn lock(path: &Path, operation: FlockOperation) -> rustix::io::Result<OwnedFd> {
+/// Opens a directory and locks it (flock(2)), until the descriptor is closed.
+pub fn lock(path: &Path, operation: FlockOperation) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = openat(CWD, path.as_os_str().as_bytes(), flags, Mode::empty())?;
     flock(&directory, operation)?;
@@ -70,19 +71,27 @@ fn lock(path: &Path, operation: FlockOperation) -> rustix::io::Result<OwnedFd> {
 }
 
 /// Removes the directories below `name` in `base` whose owners are dead. What cannot be removed stays for the next time.
-/// Both have to be this user's own first: in somebody else's, what is removed could be anything.
 pub fn sweep(base: &Path, name: &str) -> Result<()> {
+    // The lock on `parent` is not held: removing may take long, and nobody needs to wait for it.
+    let dead = dead(base, name)?;
+    dead.iter().for_each(|(path, _lock)| remove(path));
+    Ok(())
+}
+
+/// The directories below `name` in `base` whose owners are dead, locked. Both have to be this user's own first: in
+/// somebody else's, what is removed could be anything.
+pub fn dead(base: &Path, name: &str) -> Result<Vec<(PathBuf, OwnedFd)>> {
     let parent = &base.join(name);
     if std::fs::symlink_metadata(parent).is_err() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     make_private(base)?;
     make_private(parent)?;
-    let Ok(guard) = lock(parent, FlockOperation::LockExclusive) else {
-        return Ok(());
+    let Ok(_guard) = lock(parent, FlockOperation::LockExclusive) else {
+        return Ok(Vec::new());
     };
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
-    let dead: Vec<(PathBuf, OwnedFd)> = entries
+    Ok(entries
         .filter(|entry| is_id(entry.file_name().as_bytes()))
         .filter_map(|entry| {
             Some((
@@ -90,11 +99,7 @@ pub fn sweep(base: &Path, name: &str) -> Result<()> {
                 lock(&entry.path(), FlockOperation::NonBlockingLockExclusive).ok()?,
             ))
         })
-        .collect();
-    // Removing may take long; nobody needs to wait for it.
-    drop(guard);
-    dead.iter().for_each(|(path, _lock)| remove(path));
-    Ok(())
+        .collect())
 }
 
 fn is_id(name: &[u8]) -> bool {

@@ -7,7 +7,7 @@
 
 use core::ffi::{CStr, c_char, c_int, c_long};
 
-use linux_raw_sys::{general as raw, ptrace};
+use linux_raw_sys::{general as raw, loop_device, ptrace};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
@@ -203,20 +203,68 @@ pub fn has_mount_setattr() -> bool {
 /// Locks one byte of a file for as long as this open file lives: `fcntl(2)`, F_OFD_SETLK (Linux 3.15). EAGAIN if
 /// somebody else has it.
 pub fn lock_byte(file: impl AsFd, offset: u32) -> Result<()> {
+    record_lock(file, raw::F_OFD_SETLK, raw::F_WRLCK, offset)
+}
+
+/// Waits until this process can have one byte of a file to itself, or with `shared` together with others. The lock
+/// is gone when the process dies, but also when it closes any descriptor of the file: `fcntl(2)`, F_SETLKW.
+pub fn lock_byte_as_process(file: impl AsFd, shared: bool, offset: u32) -> Result<()> {
+    let kind = if shared { raw::F_RDLCK } else { raw::F_WRLCK };
+    record_lock(file, SETLKW, kind, offset)
+}
+
+/// Gives back what [`lock_byte_as_process`] took.
+pub fn unlock_byte_as_process(file: impl AsFd, offset: u32) -> Result<()> {
+    record_lock(file, SETLKW, raw::F_UNLCK, offset)
+}
+
+#[cfg(target_pointer_width = "64")]
+use raw::F_SETLKW as SETLKW;
+#[cfg(target_pointer_width = "32")]
+use raw::F_SETLKW64 as SETLKW;
+
+fn record_lock(file: impl AsFd, command: u32, kind: u32, offset: u32) -> Result<()> {
     #[cfg(target_pointer_width = "64")]
     use raw::{__NR_fcntl as CALL, flock as Lock};
     #[cfg(target_pointer_width = "32")]
     use raw::{__NR_fcntl64 as CALL, flock64 as Lock};
     let lock = Lock {
-        l_type: raw::F_WRLCK as _,
+        l_type: kind as _,
         l_whence: raw::SEEK_SET as _,
         l_start: offset.into(),
         l_len: 1,
         l_pid: 0,
     };
-    let (file, command) = (file.as_fd().as_raw_fd() as usize, raw::F_OFD_SETLK as usize);
-    // SAFETY: `lock` is the structure that this command takes, and outlives the call.
+    let (file, command) = (file.as_fd().as_raw_fd() as usize, command as usize);
+    // SAFETY: `lock` is the structure that these commands take, and outlives the call.
     unsafe { call(CALL, [file, command, &raw const lock as usize, 0, 0]) }.map(drop)
+}
+
+/// The number of a loop device that has no file, made if there is none: `loop(4)`, LOOP_CTL_GET_FREE (Linux 3.1).
+/// Others may take it first.
+pub fn free_loop(control: impl AsFd) -> Result<u32> {
+    let control = control.as_fd().as_raw_fd() as usize;
+    let request = loop_device::LOOP_CTL_GET_FREE as usize;
+    // SAFETY: numbers only.
+    unsafe { call(raw::__NR_ioctl, [control, request, 0, 0, 0]) }.map(|number| number as u32)
+}
+
+/// Puts a file behind a loop device, read-only and in blocks of 512 bytes, until nobody has the device open or
+/// mounted: `loop(4)`, LOOP_CONFIGURE (Linux 5.8; before it is EINVAL). EBUSY if it has one.
+pub fn configure_loop(device: impl AsFd, file: impl AsFd) -> Result<()> {
+    use loop_device::{LO_FLAGS_AUTOCLEAR, LO_FLAGS_READ_ONLY};
+    // SAFETY: a structure of nothing but numbers.
+    let mut configuration: loop_device::loop_config = unsafe { core::mem::zeroed() };
+    configuration.fd = file.as_fd().as_raw_fd() as u32;
+    configuration.block_size = 512;
+    configuration.info.lo_flags = LO_FLAGS_AUTOCLEAR as u32 | LO_FLAGS_READ_ONLY as u32;
+    let device = device.as_fd().as_raw_fd() as usize;
+    let (request, pointer) = (
+        loop_device::LOOP_CONFIGURE as usize,
+        &raw const configuration as usize,
+    );
+    // SAFETY: `configuration` is the structure that this request takes, and outlives the call.
+    unsafe { call(raw::__NR_ioctl, [device, request, pointer, 0, 0]) }.map(drop)
 }
 
 /// Leaves the session keyring for a new one of this process's own: `keyctl(2)`.
@@ -289,8 +337,8 @@ pub fn close(descriptor: i32) {
 
 /// The descriptor with this number, which the caller knows to be open for as long as it is used.
 pub fn borrow(descriptor: i32) -> BorrowedFd<'static> {
-    // SAFETY: used at once, for 0 to 3 and for numbers that /proc/self/fd has just listed; one that is closed
-    // gives EBADF, never memory unsafety.
+    // SAFETY: used at once, for 0 to 3, for files of the standard library that outlive the use, and for numbers that
+    // /proc/self/fd has just listed; one that is closed gives EBADF, never memory unsafety.
     unsafe { BorrowedFd::borrow_raw(descriptor) }
 }
 

@@ -92,6 +92,88 @@ fn entry(line: &[u8]) -> Result<(u16, u32, u16), &'static str> {
         .ok_or("its access control list has a name without the numeric id")
 }
 
+/// The permission bits of the mode that a file with this access list has; None if the kernel would not take the list, or
+/// not give it back as it is (posix_acl_valid(), posix_acl_update_mode()).
+pub fn mode(list: &[u8]) -> Option<u32> {
+    let entries = list.strip_prefix(&VERSION.to_le_bytes())?;
+    let (mut mode, mut last, mut seen) = (0, 0, 0);
+    for entry in entries.chunks(8) {
+        let &[tag, 0, permissions @ 0..=7, 0, a, b, c, d] = entry else {
+            return None;
+        };
+        let (tag, permissions) = (u16::from(tag), u32::from(permissions));
+        let named = matches!(tag, USER | GROUP);
+        if tag < last
+            || tag == last && !named
+            || named == (u32::from_le_bytes([a, b, c, d]) == NO_ID)
+        {
+            return None;
+        }
+        match tag {
+            USER_OBJ => mode |= permissions << 6,
+            // The mask stands for the group, if there is one.
+            GROUP_OBJ => mode |= permissions << 3,
+            MASK => mode = mode & !0o070 | permissions << 3,
+            OTHER => mode |= permissions,
+            USER | GROUP => {}
+            _ => return None,
+        }
+        last = tag;
+        seen |= tag;
+    }
+    let needed = match seen & (USER | GROUP) {
+        0 => USER_OBJ | GROUP_OBJ | OTHER,
+        _ => USER_OBJ | GROUP_OBJ | OTHER | MASK,
+    };
+    (seen & needed == needed).then_some(mode)
+}
+
+/// The text of a list in the kernel's form, an entry a line, with numbers for names; None if it is malformed.
+pub fn to_text(list: &[u8]) -> Option<String> {
+    let entries = list.strip_prefix(&VERSION.to_le_bytes())?;
+    let mut text = String::new();
+    for entry in entries.chunks(8) {
+        let &[t0, t1, permissions, _, a, b, c, d] = entry else {
+            return None;
+        };
+        let (tag, named) = match u16::from_le_bytes([t0, t1]) {
+            USER_OBJ => ("user:", false),
+            USER => ("user:", true),
+            GROUP_OBJ => ("group:", false),
+            GROUP => ("group:", true),
+            MASK => ("mask:", false),
+            OTHER => ("other:", false),
+            _ => return None,
+        };
+        text.push_str(tag);
+        if named {
+            text.push_str(&u32::from_le_bytes([a, b, c, d]).to_string());
+        }
+        text.push(':');
+        text.extend(
+            [(4, 'r'), (2, 'w'), (1, 'x')].map(|(bit, letter)| match permissions & bit {
+                0 => '-',
+                _ => letter,
+            }),
+        );
+        text.push('\n');
+    }
+    Some(text)
+}
+
+/// Replaces the ids in a list in the kernel's form by what `id` makes of them; None if it does not for one.
+pub fn map_ids(list: &mut [u8], id: impl Fn(u32) -> Option<u32>) -> Option<()> {
+    for entry in list.get_mut(4..)?.chunks_exact_mut(8) {
+        if let [t0, t1, _, _, old @ ..] = entry
+            && matches!(u16::from_le_bytes([*t0, *t1]), USER | GROUP)
+        {
+            let new = id(u32::from_le_bytes([old[0], old[1], old[2], old[3]]))?;
+            old.copy_from_slice(&new.to_le_bytes());
+        }
+    }
+    Some(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +205,23 @@ mod tests {
     }
 
     #[test]
+    fn a_list_has_a_mode_if_the_kernel_takes_it() {
+        assert_eq!(mode(NAMED), Some(0o660));
+        let minimal = from_text(b"u::rwx,g::r-x,o::--x").unwrap();
+        assert_eq!(mode(&minimal), Some(0o751));
+        for wrong in [
+            "",
+            "u::rwx,g::r-x",
+            "u::rwx,g::r-x,o::--x,u:5:r--",
+            "u::rwx,u::rwx,g::r-x,o::--x",
+        ] {
+            assert_eq!(mode(&from_text(wrong.as_bytes()).unwrap()), None, "{wrong}");
+        }
+        assert_eq!(mode(&NAMED[..NAMED.len() - 1]), None);
+        assert_eq!(mode(b"\x02\0\0"), None);
+    }
+
+    #[test]
     fn names_and_nonsense_are_errors() {
         for text in [
             "user:daemon:r--",
@@ -134,5 +233,18 @@ mod tests {
         ] {
             assert!(from_text(text.as_bytes()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_list_has_a_text_and_other_ids() {
+        let text = "user::rw-\nuser:12345:r--\ngroup::r--\nmask::rw-\nother::---\n";
+        assert_eq!(to_text(NAMED).unwrap(), text);
+        assert_eq!(to_text(b"\x02\0\0\0\x01"), None);
+        assert_eq!(to_text(b"\x01\0\0\0"), None);
+        let mut list = NAMED.to_vec();
+        assert_eq!(map_ids(&mut list, |id| id.checked_sub(12_000)), Some(()));
+        let text = text.replace("12345", "345");
+        assert_eq!(to_text(&list).unwrap(), text);
+        assert_eq!(map_ids(&mut list, |_| None), None);
     }
 }

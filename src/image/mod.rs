@@ -6,20 +6,42 @@
 //! of tars without unpacking them, `mount` mounts it; `unpack` writes a directory tree instead; `remove` takes one away
 //! again.
 
-#![allow(dead_code)] // until it is wired up
-
 pub mod acl;
+pub mod archive;
+#[cfg(feature = "images")]
+pub mod blobs;
+#[cfg(feature = "images")]
+pub mod changes;
 pub mod decompress;
+#[cfg(feature = "images")]
+pub mod digest;
 #[cfg(feature = "gzip")]
 pub mod gzip;
+pub mod index;
+pub mod inflate;
+#[cfg(feature = "images")]
+pub mod manifest;
+pub mod mount;
+#[cfg(feature = "images")]
+pub mod oci;
+pub mod reader;
 pub mod remove;
 pub mod tar;
+pub mod tree;
 pub mod unpack;
+#[cfg(any(feature = "zstd", feature = "xz"))]
+mod watched;
+#[cfg(feature = "images")]
+pub mod write;
+#[cfg(feature = "xz")]
+pub mod xz;
+#[cfg(feature = "zstd")]
+pub mod zstd;
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+
+pub use decompress::Compression;
+pub use reader::Section;
 
 /// The layers of a root file system, the lowest first, and what the image says about itself.
 #[derive(Debug, Clone, Default)]
@@ -61,13 +83,6 @@ pub struct Tar {
 /// SHA-256 (FIPS 180-4).
 pub type Sha256 = [u8; 32];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    Gzip,
-    Zstd,
-    Xz,
-}
-
 /// What an image says about how to run it: the `config` of the OCI image specification. Empty for a plain tar.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
@@ -85,22 +100,6 @@ pub struct Config {
     pub exposed_ports: Vec<Vec<u8>>,
     /// Directories in the container.
     pub volumes: Vec<Vec<u8>>,
-}
-
-/// A part of a file, read without moving the file's own offset.
-pub struct Section {
-    pub file: File,
-    pub offset: u64,
-    /// Bytes to the end of the part.
-    pub left: u64,
-}
-
-impl Read for Section {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let most = self.left.min(buffer.len() as u64) as usize;
-        let count = self.file.read_at(&mut buffer[..most], self.offset)?;
-        self.offset += count as u64;
-        self.left -= count as u64;
-        Ok(count)
-    }
+    /// OS/ARCHITECTURE[/VARIANT] in Go's names, as in `linux/arm64/v8`; empty if it does not say.
+    pub platform: String,
 }

@@ -91,7 +91,8 @@ fn open_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
     }
 }
 
-fn for_each_entry(
+/// Calls `act` with each name in a directory but "." and "..".
+pub fn for_each_entry(
     directory: BorrowedFd<'_>,
     mut act: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {

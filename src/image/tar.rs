@@ -465,18 +465,13 @@ fn name(block: &[u8; BLOCK]) -> Vec<u8> {
 
 /// The checksum is the sum of all bytes, its own field taken as spaces. Some old writers summed signed bytes.
 fn check(block: &[u8; BLOCK]) -> Parsed<()> {
-    let (mut unsigned, mut signed) = (0, 0);
-    for (index, &byte) in block.iter().enumerate() {
-        let byte = if (148..156).contains(&index) {
-            b' '
-        } else {
-            byte
-        };
-        unsigned += i64::from(byte);
-        signed += i64::from(byte as i8);
-    }
-    match number(&block[148..156]) {
-        Ok(sum) if sum == unsigned || sum == signed => Ok(()),
+    let field = &block[148..156];
+    let unsigned = |bytes: &[u8]| bytes.iter().map(|&byte| i64::from(byte)).sum::<i64>();
+    let signed = |bytes: &[u8]| bytes.iter().map(|&byte| i64::from(byte as i8)).sum::<i64>();
+    let spaces = 8 * i64::from(b' ');
+    match number(field) {
+        Ok(sum) if sum == unsigned(block) - unsigned(field) + spaces => Ok(()),
+        Ok(sum) if sum == signed(block) - signed(field) + spaces => Ok(()),
         _ => Err("wrong checksum"),
     }
 }

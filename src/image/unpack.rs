@@ -2,7 +2,7 @@
 //!
 //! Mechanism: openat(2), mkdirat(2), linkat(2), symlinkat(2), mknodat(2); then fchown(2), fchmod(2), fsetxattr(2) and
 //! utimensat(2), in this order: chown clears set-user-ID and capabilities, and everything before changes the times.
-//! Entry: `unpack`. Read it, then `Unpacker::member`, then the kinds.
+//! Entry: `unpack`, or for layers `Unpacker::new`, `layer`, `finish`. Read these, then `Unpacker::member`, then the kinds.
 //!
 //! Invariants:
 //! - Nothing outside the root is touched. A name with ".." is refused; a parent is looked up by `resolve`, so symlinks
@@ -11,28 +11,27 @@
 //!   a directory on a directory is merged.
 //! - The root is closed to others (0700) until all is done. Times of directories come last, since making something in
 //!   a directory changes them; so do default access lists, which what is made would inherit, and restrictive modes.
-//! - Memory is bounded: what is kept until the end is charged against [`MEMORY`].
+//! - Memory is bounded: what is kept until the end, or that of a layer, is charged against [`MEMORY`].
 //!
-//! Left out: attributes of a hard link (they are its target's), access times.
+//! Left out: attributes of a hard link (they are its target's), access times. A layer that names one directory by two
+//! paths, one of them through a symlink, may remove by a whiteout on one what it has itself put there by the other.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::collections::BTreeMap;
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
-    chmodat, chownat, fchmod, fremovexattr, fsetxattr, fstat, ftruncate, futimens, linkat,
-    lsetxattr, makedev, mkdirat, mknodat, openat, statat, symlinkat, utimensat,
+    chmodat, chownat, fchmod, fgetxattr, fremovexattr, fsetxattr, fstat, ftruncate, futimens,
+    linkat, lsetxattr, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite};
 
-use super::decompress;
-use super::remove::remove_tree;
-use super::tar::{BLOCK, Item, Kind, Member, Parser};
+use super::decompress::{self, Source};
+use super::reader::{Name, Outcome, Reader, Whiteouts, clean, cut_off, show, split};
+use super::remove::{for_each_entry, remove_tree};
+use super::tar::{BLOCK, Kind, Member};
 use crate::error::{Error, Result, quote, reason};
 use container::resolve;
-
-/// One read fills this; large enough that the calls do not count, small enough to stay in the processor's cache.
-const BUFFER: usize = 256 * 1024;
 
 const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
@@ -54,6 +53,8 @@ pub struct Options {
     pub limit: u64,
     /// The path that has so many bytes free, for the error.
     pub limit_name: String,
+    /// Whether the archives are layers.
+    pub whiteouts: Whiteouts,
 }
 
 /// What was done, and what had to be left out.
@@ -67,32 +68,6 @@ pub struct Report {
     pub skipped_xattrs: u64,
 }
 
-/// Unpacks the archive `source` (plain, or compressed as `decompress` can tell) below `root`. `name` is what errors
-/// call the archive. After an error the tree is incomplete and its root closed: the caller removes it.
-pub fn unpack(
-    source: impl Read,
-    name: &[u8],
-    root: BorrowedFd<'_>,
-    options: &Options,
-) -> Result<Report> {
-    let failed = |reason| Error::new(format!("unpack({}): {reason}", quote(name)));
-    let source = BufReader::with_capacity(BUFFER, decompress::open(source, name)?);
-    let root = close_root(root).map_err(|errno| failed(reason(errno)))?;
-    let mut unpacker = Unpacker {
-        reader: Reader { source, offset: 0 },
-        root: root.0.as_fd(),
-        root_mode: root.1,
-        options,
-        left: options.limit,
-        parent: None,
-        directories: Vec::new(),
-        memory: MEMORY,
-        report: Report::default(),
-    };
-    unpacker.archive().map_err(failed)?;
-    Ok(unpacker.report)
-}
-
 /// Closes the root to others; returns it with the mode it had.
 fn close_root(root: BorrowedFd<'_>) -> rustix::io::Result<(OwnedFd, Mode)> {
     let root = openat(root, c".", DIRECTORY, Mode::empty())?;
@@ -103,21 +78,23 @@ fn close_root(root: BorrowedFd<'_>) -> rustix::io::Result<(OwnedFd, Mode)> {
     Ok((root, mode))
 }
 
-/// Why unpacking ended, without the archive's name.
-type Outcome<T> = std::result::Result<T, String>;
-
-struct Unpacker<'a, R> {
-    reader: Reader<R>,
-    root: BorrowedFd<'a>,
+/// Unpacks one archive after the other below the same root.
+pub struct Unpacker<'a> {
+    root: OwnedFd,
     root_mode: Mode,
     options: &'a Options,
+    /// What errors call the archive.
+    name: Vec<u8>,
     /// Bytes that may still be written.
     left: u64,
     /// The directory used last: most members lie in the same as the one before.
     parent: Option<(Vec<u8>, OwnedFd)>,
     directories: Vec<Directory>,
-    /// Bytes that may still be kept in memory.
+    /// The paths that this layer has, or has something in; and whether nothing of lower layers is in it any more.
+    made: BTreeMap<Vec<u8>, bool>,
+    /// Bytes that may still be kept in memory; and how many of those used are for `made`.
     memory: usize,
+    memory_of_made: usize,
     report: Report,
 }
 
@@ -131,69 +108,55 @@ struct Directory {
     default_acl: Option<Vec<u8>>,
 }
 
-impl<R: Read> Unpacker<'_, R> {
-    /// Reads the archive to its end.
-    fn archive(&mut self) -> Outcome<()> {
-        let mut parser = Parser::default();
-        let mut block = [0; BLOCK];
-        let mut last = Vec::new();
-        loop {
-            let offset = self.reader.offset;
-            if self.reader.fill(&mut block)? < BLOCK {
-                return Err(self.truncated(&last));
-            }
-            let item = parser.header(&block).map_err(|reason| {
-                // No member yet: probably something else altogether.
-                let what = match self.report.members {
-                    0 if parser.name.is_empty() => "it is not a tar archive".to_owned(),
-                    _ if parser.name.is_empty() => format!("after member {}", show(&last)),
-                    _ => format!("member {}", show(&parser.name)),
-                };
-                format!("{what}: {reason} (header at byte {offset})")
-            })?;
-            match item {
-                Item::More => {}
-                Item::Extension { size } => {
-                    let mut data = vec![0; size];
-                    if self.reader.fill(&mut data)? < size {
-                        return Err(self.truncated(&last));
-                    }
-                    parser.extension(&data).map_err(|reason| {
-                        let name = show(&parser.name);
-                        format!("member {name}: {reason} (header at byte {offset})")
-                    })?;
-                    self.reader.padding(size as u64)?;
-                }
-                Item::Member(member) => {
-                    self.report.members += 1;
-                    self.member(&member)
-                        .map_err(|reason| format!("member {}: {reason}", show(&member.path)))?;
-                    last = member.path;
-                }
-                Item::End if self.report.members == 0 => {
-                    return Err("it is not a tar archive: it has no member".to_owned());
-                }
-                Item::End => break,
-            }
-        }
-        // A checksum of compressed data comes at their end.
-        while self.reader.take(u64::MAX, |data| Ok(data.len()))?.is_some() {}
-        self.finish_directories()
+impl<'a> Unpacker<'a> {
+    pub fn new(root: BorrowedFd<'_>, options: &'a Options) -> Result<Unpacker<'a>> {
+        let name = &options.limit_name;
+        let root = close_root(root).map_err(|errno| Error::sys("unpack", name, errno))?;
+        Ok(Unpacker {
+            root: root.0,
+            root_mode: root.1,
+            options,
+            name: Vec::new(),
+            left: options.limit,
+            parent: None,
+            directories: Vec::new(),
+            made: BTreeMap::new(),
+            memory: MEMORY,
+            memory_of_made: 0,
+            report: Report::default(),
+        })
     }
 
-    fn truncated(&self, last: &[u8]) -> String {
-        match (self.report.members, self.reader.offset) {
-            (0, 0) => "it is empty".to_owned(),
-            (0, end) => format!("it is not a tar archive: it ends at byte {end} without a member"),
-            (_, end) => format!(
-                "it ends at byte {end} after member {} without an end mark (truncated?)",
-                show(last)
-            ),
+    /// Unpacks the next archive (plain, or compressed as `decompress` can tell), which errors call `name`.
+    pub fn layer(&mut self, source: &mut dyn Source, name: &[u8]) -> Result<()> {
+        name.clone_into(&mut self.name);
+        self.parent = None;
+        self.made = BTreeMap::new();
+        self.memory += std::mem::take(&mut self.memory_of_made);
+        let members = Reader::stream(decompress::open(source, name)?, self.options.whiteouts)
+            .members(&mut |reader, member| self.member(member, reader));
+        self.report.members += members.map_err(|reason| self.error(&reason))?;
+        Ok(())
+    }
+
+    /// What has to wait until nothing more is made.
+    pub fn finish(mut self) -> Result<Report> {
+        match self.finish_directories() {
+            Ok(()) => Ok(self.report),
+            Err(reason) => Err(self.error(&reason)),
         }
     }
 
-    fn member(&mut self, member: &Member) -> Outcome<()> {
+    fn error(&self, reason: &str) -> Error {
+        Error::new(format!("unpack({}): {reason}", quote(&self.name)))
+    }
+
+    fn member(&mut self, member: &Member, reader: &mut Reader<'_>) -> Outcome<()> {
         let path = clean(&member.path, "name")?;
+        let meaning = Name::of(&path, self.options.whiteouts)?;
+        if meaning == Name::Metadata {
+            return Ok(());
+        }
         self.charge(member.stored)?;
         // What else it costs: an inode, and memory until the end.
         let xattrs = member.xattrs.iter();
@@ -205,10 +168,21 @@ impl<R: Read> Unpacker<'_, R> {
             parent: parent.1.as_fd(),
             name,
         };
+        match meaning {
+            Name::Whiteout(name) => {
+                self.remember(above)?;
+                return self.hide(above, &Place { name, ..place });
+            }
+            Name::Opaque => {
+                self.remember(above)?;
+                return self.opaque(above);
+            }
+            Name::Ordinary | Name::Metadata => self.remember(&path)?,
+        }
         let replaced = match member.kind {
             Kind::Directory => self.directory(member, &path, &place)?,
             _ if path.is_empty() => return Err("it would replace the root".to_owned()),
-            Kind::File => self.file(member, &place)?,
+            Kind::File => self.file(member, &place, reader)?,
             Kind::HardLink => self.hard_link(member, &place)?,
             _ => self.node(member, &place)?,
         };
@@ -218,11 +192,7 @@ impl<R: Read> Unpacker<'_, R> {
             None => self.parent = Some(parent),
             Some(_) => {} // the new directory, in which the next member will probably lie
         }
-        // Only files and GNU tar's 'D' have data.
-        if member.kind != Kind::File {
-            self.reader.skip(member.stored)?;
-        }
-        self.reader.padding(member.stored)
+        Ok(())
     }
 
     fn charge(&mut self, bytes: u64) -> Outcome<()> {
@@ -238,10 +208,121 @@ impl<R: Read> Unpacker<'_, R> {
     fn parent(&mut self, path: &[u8]) -> Outcome<(Vec<u8>, OwnedFd)> {
         match self.parent.take() {
             Some(parent) if parent.0 == path => Ok(parent),
-            _ => resolve::make_dir(self.root, path, Mode::from_raw_mode(0o755))
-                .map(|fd| (path.to_owned(), fd))
-                .map_err(because("parent directory")),
+            _ => {
+                let make =
+                    || resolve::make_dir(self.root.as_fd(), path, Mode::from_raw_mode(0o755));
+                let made = match make() {
+                    Err(Errno::NOTDIR) if self.opaque_name().is_some() => {
+                        self.unhide(path).and_then(|()| make())
+                    }
+                    result => result,
+                };
+                made.map(|fd| (path.to_owned(), fd))
+                    .map_err(because("parent directory"))
+            }
         }
+    }
+
+    /// In an overlay, the attribute of a directory that does not show those below.
+    fn opaque_name(&self) -> Option<&'static str> {
+        match self.options.whiteouts {
+            Whiteouts::Overlay { userxattr: true } => Some("user.overlay.opaque"),
+            Whiteouts::Overlay { userxattr: false } => Some("trusted.overlay.opaque"),
+            _ => None,
+        }
+    }
+
+    fn set_opaque(&self, directory: &OwnedFd) -> rustix::io::Result<()> {
+        self.opaque_name().map_or(Ok(()), |name| {
+            fsetxattr(directory, name, b"y", XattrFlags::empty())
+        })
+    }
+
+    /// Puts opaque directories in place of the whiteouts that earlier layers have left in `path`.
+    fn unhide(&self, path: &[u8]) -> rustix::io::Result<()> {
+        for path in prefixes(path) {
+            let (above, name) = split(path);
+            let parent = resolve::open(self.root.as_fd(), above, OFlags::PATH | OFlags::DIRECTORY)?;
+            let stat = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
+                unlinkat(&parent, name, AtFlags::empty())?;
+                resolve::make_dir(parent.as_fd(), name, Mode::from_raw_mode(0o755))?;
+                self.set_opaque(&openat(&parent, name, DIRECTORY, Mode::empty())?)?;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that this layer has `path`, and so something in each directory above it.
+    fn remember(&mut self, mut path: &[u8]) -> Outcome<()> {
+        if self.options.whiteouts == Whiteouts::Ordinary {
+            return Ok(());
+        }
+        while !self.made.contains_key(path) {
+            let bytes = path.len() + 64;
+            let left = self.memory.checked_sub(bytes);
+            self.memory = left.ok_or("more names than fit in memory")?;
+            self.memory_of_made += bytes;
+            self.made.insert(path.to_owned(), false);
+            path = split(path).0;
+        }
+        Ok(())
+    }
+
+    /// A whiteout: removes what lower layers have put at `place`, in the directory `above`.
+    fn hide(&mut self, above: &[u8], place: &Place) -> Outcome<()> {
+        let path = join(above, place.name);
+        if self.made.contains_key(&path) {
+            // This layer has it as well: of a directory, only what this layer has put there stays.
+            return self.opaque(&path);
+        }
+        remove_tree(place.parent, place.name).map_err(because("whiteout"))?;
+        if self.shows_below(above) {
+            let kind = FileType::CharacterDevice;
+            mknodat(place.parent, place.name, kind, Mode::empty(), 0).map_err(because("mknod"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether an overlay shows what is below in the directory `path`. Where it does not, it would list whiteouts.
+    fn shows_below(&self, path: &[u8]) -> bool {
+        let Some(name) = self.opaque_name() else {
+            return false;
+        };
+        !prefixes(path).any(|path| {
+            resolve::open(self.root.as_fd(), path, DIRECTORY)
+                .is_ok_and(|directory| fgetxattr(directory, name, &mut [0; 1]).is_ok())
+        })
+    }
+
+    /// Removes everything lower layers have put in the directory `path`; nothing if it is none. Looks at each directory
+    /// once in a layer.
+    fn opaque(&mut self, path: &[u8]) -> Outcome<()> {
+        let mut todo = vec![path.to_owned()];
+        while let Some(here) = todo.pop() {
+            if self.made.insert(here.clone(), true) == Some(true) {
+                continue;
+            }
+            let directory = match resolve::open(self.root.as_fd(), &here, DIRECTORY) {
+                Err(Errno::NOTDIR | Errno::LOOP) => continue,
+                result => result.map_err(because("whiteout"))?,
+            };
+            for_each_entry(directory.as_fd(), |name| {
+                let inner = join(&here, name);
+                match self.made.contains_key(&inner) {
+                    true => todo.push(inner),
+                    false => remove_tree(directory.as_fd(), name)?,
+                }
+                Ok(())
+            })
+            .map_err(because("whiteout"))?;
+            if here == path {
+                self.set_opaque(&directory).map_err(because("setxattr"))?;
+            }
+        }
+        Ok(())
     }
 
     fn directory(&mut self, member: &Member, path: &[u8], place: &Place) -> Outcome<bool> {
@@ -259,6 +340,10 @@ impl<R: Read> Unpacker<'_, R> {
             }),
         };
         let directory = directory.map_err(because("mkdir"))?;
+        if replaced {
+            // What was there hid the directories below; this one still does.
+            self.set_opaque(&directory).map_err(because("setxattr"))?;
+        }
         let mode = Mode::from_raw_mode(member.mode);
         // The root stays closed.
         let passable = if path.is_empty() {
@@ -289,7 +374,7 @@ impl<R: Read> Unpacker<'_, R> {
         Ok(replaced)
     }
 
-    fn file(&mut self, member: &Member, place: &Place) -> Outcome<bool> {
+    fn file(&mut self, member: &Member, place: &Place, reader: &mut Reader<'_>) -> Outcome<bool> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let open = || openat(place.parent, place.name, flags, Mode::RUSR | Mode::WUSR);
         let (file, replaced) = place.make(open).map_err(because("open"))?;
@@ -298,14 +383,12 @@ impl<R: Read> Unpacker<'_, R> {
         for &(mut offset, length) in member.sparse.as_deref().unwrap_or(&whole) {
             let end = offset + length;
             while offset < end {
-                let write = |data: &[u8]| match pwrite(&file, data, offset) {
+                let mut write = |data: &[u8]| match pwrite(&file, data, offset) {
                     Err(Errno::INTR) => Ok(0),
                     result => result.map_err(because("write")),
                 };
-                let Some(written) = self.reader.take(end - offset, write)? else {
-                    let stored = member.stored;
-                    let what = format!("archive ends after {done} of {stored} bytes");
-                    return Err(what + " (truncated?)");
+                let Some(written) = reader.take(end - offset, &mut write)? else {
+                    return Err(cut_off(done, member.stored));
                 };
                 offset += written;
                 done += written;
@@ -326,7 +409,7 @@ impl<R: Read> Unpacker<'_, R> {
         let failed = |errno| format!("link to {}: {}", show(&target), reason(errno));
         let (above, name) = split(&target);
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let directory = resolve::open(self.root, above, flags).map_err(failed)?;
+        let directory = resolve::open(self.root.as_fd(), above, flags).map_err(failed)?;
         let link = || linkat(&directory, name, place.parent, place.name, AtFlags::empty());
         let inode = |directory: BorrowedFd<'_>, name| {
             statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
@@ -449,7 +532,7 @@ impl<R: Read> Unpacker<'_, R> {
     fn finish_directories(&mut self) -> Outcome<()> {
         for directory in std::mem::take(&mut self.directories) {
             let at = |errno| format!("member {}: {}", show(&directory.path), reason(errno));
-            let fd = match resolve::open(self.root, &directory.path, DIRECTORY) {
+            let fd = match resolve::open(self.root.as_fd(), &directory.path, DIRECTORY) {
                 // A later member replaced it, or a directory above it.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
                 result => result.map_err(at)?,
@@ -460,7 +543,7 @@ impl<R: Read> Unpacker<'_, R> {
             }
             if let Some(list) = &directory.default_acl {
                 let place = Place {
-                    parent: self.root,
+                    parent: fd.as_fd(),
                     name: &directory.path,
                 };
                 self.xattr(&place, Some(fd.as_fd()), DEFAULT.as_bytes(), list)?;
@@ -470,7 +553,7 @@ impl<R: Read> Unpacker<'_, R> {
             }
             futimens(&fd, &directory.times).map_err(at)?;
         }
-        fchmod(self.root, self.root_mode).map_err(because("chmod of the root"))
+        fchmod(&self.root, self.root_mode).map_err(because("chmod of the root"))
     }
 }
 
@@ -493,91 +576,17 @@ impl Place<'_> {
     }
 }
 
-/// The archive, in large pieces.
-struct Reader<S> {
-    source: BufReader<S>,
-    /// Bytes taken so far.
-    offset: u64,
+/// The path of each directory from below the root to `path`, and `path`.
+fn prefixes(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = (0..path.len()).filter(|&at| path[at] == b'/');
+    slashes.chain([path.len()]).map(|end| &path[..end])
 }
 
-impl<S: Read> Reader<S> {
-    /// Lets `take` have what comes next, at least one byte and at most `limit`, and goes on after as many bytes as it
-    /// says. None at the end of the archive.
-    fn take(
-        &mut self,
-        limit: u64,
-        take: impl FnOnce(&[u8]) -> Outcome<usize>,
-    ) -> Outcome<Option<u64>> {
-        let taken = match self.source.fill_buf() {
-            Ok([]) => return Ok(None),
-            Ok(data) => take(&data[..limit.min(data.len() as u64) as usize])?,
-            Err(error) if error.kind() == ErrorKind::Interrupted => 0,
-            Err(error) => return Err(format!("reading it after {} bytes: {error}", self.offset)),
-        };
-        self.source.consume(taken);
-        self.offset += taken as u64;
-        Ok(Some(taken as u64))
-    }
-
-    /// Fills `target` as far as the archive goes.
-    fn fill(&mut self, target: &mut [u8]) -> Outcome<usize> {
-        let mut filled = 0;
-        while filled < target.len() {
-            let free = &mut target[filled..];
-            let limit = free.len() as u64;
-            let copy = |data: &[u8]| {
-                free[..data.len()].copy_from_slice(data);
-                Ok(data.len())
-            };
-            match self.take(limit, copy)? {
-                Some(taken) => filled += taken as usize,
-                None => break,
-            }
-        }
-        Ok(filled)
-    }
-
-    fn skip(&mut self, bytes: u64) -> Outcome<()> {
-        let mut left = bytes;
-        while left > 0 {
-            match self.take(left, |data| Ok(data.len()))? {
-                Some(taken) => left -= taken,
-                None => return Err(format!("archive ends at byte {} (truncated?)", self.offset)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Skips what fills the last block of `size` bytes of data.
-    fn padding(&mut self, size: u64) -> Outcome<()> {
-        self.skip(size.wrapping_neg() % BLOCK as u64)
-    }
-}
-
-/// The path below the root: without slashes in front and at the end, and without ".". What goes up is hostile.
-fn clean(path: &[u8], what: &str) -> Outcome<Vec<u8>> {
-    if path.is_empty() {
-        return Err(format!("its {what} is empty"));
-    }
-    let mut clean = Vec::with_capacity(path.len());
-    for component in path.split(|&byte| byte == b'/') {
-        match component {
-            b"" | b"." => continue,
-            b".." => return Err(format!("its {what} contains \"..\"")),
-            _ if !clean.is_empty() => clean.push(b'/'),
-            _ => {}
-        }
-        clean.extend(component);
-    }
-    Ok(clean)
-}
-
-/// The directory and the name in it, of a clean path; the root is "." in itself.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None if path.is_empty() => (path, b"."),
-        None => (b"", path),
+/// The path of `name` in the directory `above`.
+fn join(above: &[u8], name: &[u8]) -> Vec<u8> {
+    match above {
+        b"" => name.to_owned(),
+        _ => [above, b"/", name].concat(),
     }
 }
 
@@ -596,12 +605,4 @@ fn times(member: &Member) -> Timestamps {
 
 fn because(operation: &str) -> impl Fn(Errno) -> String {
     move |errno| format!("{operation}: {}", reason(errno))
-}
-
-/// A name for an error, which is one line that can be read.
-fn show(path: &[u8]) -> String {
-    match path.get(..256) {
-        Some(start) if path.len() > 256 => quote(start) + "…",
-        _ => quote(path),
-    }
 }

@@ -53,7 +53,10 @@ impl Planner<'_> {
             let upper = leak(format!("{layer}/upper"));
             self.step(Step::Mkdir(upper, 0o755));
             self.step(Step::Mkdir(leak(format!("{layer}/work")), 0o700));
-            self.step(Step::CopyOwner(upper, c"lower"));
+            self.step(Step::CopyOwner(
+                upper,
+                self.lower.last().copied().unwrap_or(c"lower"),
+            ));
         }
         let name = self.hostname();
         let local = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t";
@@ -107,13 +110,20 @@ impl Planner<'_> {
         }
         match root {
             Root::Overlay(layer, options) => {
-                let userxattr = if self.in_userns() { ",userxattr" } else { "" };
+                let userxattr = if self.userxattr { ",userxattr" } else { "" };
+                let lower: Vec<_> = self
+                    .lower
+                    .iter()
+                    .rev()
+                    .map(|name| name.to_string_lossy())
+                    .collect();
+                let lower = lower.join(":");
                 let data = format!(
-                    "lowerdir=lower,upperdir={layer}/upper,workdir={layer}/work{userxattr}{options}"
+                    "lowerdir={lower},upperdir={layer}/upper,workdir={layer}/work{userxattr}{options}"
                 );
                 self.step(fresh(c"overlay", target, flags, &data));
             }
-            Root::Copy => {
+            Root::Itself => {
                 self.step(bind(c"lower", target, raw::MS_REC));
                 let restrict = self.restrict(c"root", flags);
                 self.step(restrict);

@@ -4,13 +4,16 @@
 use super::*;
 
 impl Planner<'_> {
+    /// Where the container's root owns mini's file it could overwrite it for the next one to run (CVE-2019-5736).
+    pub(super) fn seal(&mut self) {
+        if self.users != Users::Range && (self.host.privileged || self.host.own_binary) {
+            self.tasks.push(Task::Seal);
+        }
+    }
+
     /// The supervisor's own mount namespace and the container's directory in it.
     pub(super) fn prepare(&mut self) {
         let host = self.host;
-        // Where the container's root owns mini's file it could overwrite it for the next one to run (CVE-2019-5736).
-        if self.users != Users::Range && (host.privileged || host.own_binary) {
-            self.tasks.push(Task::Seal);
-        }
         self.task(Step::Umask(0));
         self.task(Step::CloseOnExec);
         if !host.admin {
@@ -51,6 +54,8 @@ impl Planner<'_> {
             raw::MS_NOSUID | raw::MS_NOEXEC,
             data,
         ));
+        // Here the container starts, and other supervisors look for an image that they can share (image/mount.rs).
+        self.task(Step::Chdir(path(&self.run)));
         for name in ["root", "lower", "own"] {
             self.mkdir(self.at(name), 0o755);
         }
@@ -71,7 +76,14 @@ impl Planner<'_> {
     /// The image and the layer above it.
     pub(super) fn image(&mut self) -> Result<Root> {
         let (spec, host) = (self.spec, self.host);
-        if !self.overlay() && (host.directory || spec.keep) {
+        if spec.writable {
+            let [Layer::Directory(directory)] = host.image.as_slice() else {
+                return Err(Error::new("--rw: ROOTFS is not a directory"));
+            };
+            self.bring(directory, c"lower", true);
+            return Ok(Root::Itself);
+        }
+        if !self.overlay() && (self.bound() || spec.keep) {
             let error = Error::new("a directory or --keep needs an overlay file system");
             return Err(
                 error.hint("CONFIG_OVERLAY_FS; without root Linux 5.11; a tar archive needs none")
@@ -86,34 +98,21 @@ impl Planner<'_> {
             Upper::Tmpfs(_) => false,
             Upper::Disk => true,
         };
-        if !host.directory || (on_disk && !spec.keep) {
-            self.tasks.push(Task::CreateDirectory(self.disk.clone()));
-            self.teardown.push(Task::RemoveDirectory(self.disk.clone()));
+        let index = self.indexes()?;
+        if on_disk && !spec.keep {
+            self.disk_directory();
         }
-        // Where the store cannot be idmapped, what lies in it belongs to the container's range of ids itself.
-        let shift = self.users == Users::Range && !host.idmap.store;
-        match (&spec.rootfs, host.directory) {
-            (Rootfs::Path(directory), true) => self.bring(directory, c"lower", true),
-            _ => {
-                let to = self.disk.join("lower");
-                self.mkdir(path(&to), 0o755);
-                if shift {
-                    self.tasks.push(Task::ClaimIds(host.ids_in.clone()));
-                }
-                self.tasks.push(Task::Unpack {
-                    archive: spec.rootfs.clone(),
-                    to: to.clone(),
-                    shift,
-                });
-                self.bring(&to, c"lower", !shift);
-            }
-        }
+        self.lowers(index);
         if !self.overlay() {
             self.note("no overlay (in a user namespace Linux 5.11): the container gets the unpacked copy itself");
-            return Ok(Root::Copy);
+            return Ok(Root::Itself);
         }
         if !on_disk {
             return Ok(Root::Overlay("own", ""));
+        }
+        let shift = self.users == Users::Range && !host.idmap.store;
+        if shift {
+            self.claim();
         }
         let mut layer = self.disk.clone();
         if spec.keep {
@@ -127,11 +126,153 @@ impl Planner<'_> {
         }
         self.bring(&layer, c"layer", !shift);
         // What will be gone need not be synced when it is unmounted (Linux 5.10; 120 us).
-        let volatile = !spec.keep && host.version >= (5, 10);
-        Ok(Root::Overlay(
-            "layer",
-            if volatile { ",volatile" } else { "" },
-        ))
+        let options = match spec.keep {
+            false if host.version >= (5, 10) => ",volatile",
+            // What a layer cannot say must not be in the directory, whatever the kernel was built with. (With userxattr
+            // both are off.)
+            true if !self.userxattr && host.version >= (4, 19) => ",redirect_dir=off,metacopy=off",
+            _ => "",
+        };
+        Ok(Root::Overlay("layer", options))
+    }
+
+    /// The container's directory on disk.
+    fn disk_directory(&mut self) {
+        let create =
+            |task: &Task| matches!(task, Task::CreateDirectory(path) if *path == self.disk);
+        if !self.tasks.iter().any(create) {
+            self.tasks.push(Task::CreateDirectory(self.disk.clone()));
+            self.teardown.push(Task::RemoveDirectory(self.disk.clone()));
+        }
+    }
+
+    /// The overlay's lower layers: archives that lie directly above each other are one.
+    pub(super) fn lowers(&mut self, index: bool) {
+        let both_tars = |a: &Layer, b: &Layer| matches!((a, b), (Layer::Tar(_), Layer::Tar(_)));
+        for (number, layers) in self.host.image.chunk_by(both_tars).enumerate() {
+            self.layers(number, layers, index);
+        }
+    }
+
+    /// Mounts all of them on `root`, read-only.
+    #[cfg(feature = "images")]
+    pub(super) fn look(&mut self) {
+        let target = Target::Path(self.at("root"));
+        let lower: Vec<_> = (self.lower.iter().rev())
+            .map(|name| name.to_string_lossy())
+            .collect();
+        let step = match lower.as_slice() {
+            [_] => bind(c"lower", target, raw::MS_REC),
+            _ => {
+                let userxattr = if self.userxattr { ",userxattr" } else { "" };
+                let data = format!("lowerdir={}{userxattr}", lower.join(":"));
+                fresh(c"overlay", target, raw::MS_RDONLY, &data)
+            }
+        };
+        self.task(step);
+    }
+
+    /// Whether archives are mounted by an index, which is read-only and thus needs an overlay above it.
+    pub(super) fn indexes(&mut self) -> Result<bool> {
+        let why = match self.host.no_index {
+            None if !self.overlay() => Some("an index of them needs an overlay above it"),
+            // An index cannot give way to a copy with other owners once the container's ids are mapped.
+            None if self.users == Users::Range && !self.host.idmap.store => {
+                Some("the store cannot be idmapped")
+            }
+            why => why,
+        };
+        match (self.spec.store, why) {
+            (Store::Auto | Store::Index, None) => Ok(true),
+            (Store::Index, Some(why)) => Err(Error::new(format!("--store index: {why}"))),
+            (Store::Auto, Some(why)) => {
+                self.note(format!("archives are unpacked: {why}"));
+                Ok(false)
+            }
+            (Store::Unpack | Store::Tmpfs, _) => Ok(false),
+        }
+    }
+
+    /// One lower layer of the overlay: a directory, a file system, or archives that lie directly above each other.
+    fn layers(&mut self, number: usize, layers: &[Layer], index: bool) {
+        let (spec, host) = (self.spec, self.host);
+        let mut lower = c"lower";
+        if number > 0 {
+            lower = leak(format!("lower{number}"));
+            self.mkdir(self.at(&format!("lower{number}")), 0o755);
+        }
+        self.lower.push(lower);
+        // What is mounted there stays as it is, for other containers to share; only `lower` is idmapped.
+        let mounted = self.run.join(format!("image{number}"));
+        let unpacked = self.disk.join(&*lower.to_string_lossy());
+        let tars = |layer: &Layer| match layer {
+            Layer::Tar(tar) => Some(tar.clone()),
+            _ => None,
+        };
+        let stack = Stack {
+            tars: layers.iter().filter_map(tars).collect(),
+            layered: host.image.len() > 1
+                || matches!(layers, [Layer::Tar(tar)] if tar.diff_id.is_some()),
+            above: (number > 0).then_some(self.userxattr),
+        };
+        match &layers[0] {
+            Layer::Directory(directory) => return self.bring(directory, lower, true),
+            Layer::Filesystem {
+                path: file,
+                fstype,
+                device,
+            } => {
+                self.mkdir(path(&mounted), 0o755);
+                self.tasks.push(Task::MountFile {
+                    path: file.clone(),
+                    fstype,
+                    device: *device,
+                    number,
+                });
+            }
+            Layer::Tar(_) if index => {
+                self.mkdir(path(&mounted), 0o755);
+                self.tasks.push(Task::Index {
+                    stack,
+                    number,
+                    to: (spec.store == Store::Auto).then_some(unpacked),
+                });
+            }
+            Layer::Tar(_) => {
+                let (to, idmap) = match spec.store {
+                    Store::Tmpfs => (mounted, host.idmap.memory),
+                    _ => (unpacked, host.idmap.store),
+                };
+                // Where the store cannot be idmapped, what lies in it belongs to the container's range of ids itself.
+                let shift = self.users == Users::Range && !idmap;
+                if spec.store != Store::Tmpfs {
+                    self.disk_directory();
+                }
+                self.mkdir(path(&to), 0o755);
+                if spec.store == Store::Tmpfs {
+                    let flags = raw::MS_NOSUID | raw::MS_NODEV;
+                    self.task(fresh(c"tmpfs", Target::Path(path(&to)), flags, "mode=0755"));
+                }
+                if shift {
+                    self.claim();
+                }
+                self.tasks.push(Task::Unpack {
+                    stack,
+                    to: to.clone(),
+                    shift,
+                });
+                return self.bring(&to, lower, !shift);
+            }
+        }
+        self.bring(&mounted, lower, true);
+    }
+
+    /// The container's range of ids, taken once.
+    fn claim(&mut self) {
+        let claims = |task: &Task| matches!(task, Task::ClaimIds(_));
+        if !self.tasks.iter().any(claims) {
+            self.tasks.push(Task::ClaimIds(self.host.ids_in.clone()));
+        }
     }
 
     /// /dev: nodes made anew in a tmpfs. In a user namespace nodes cannot be made: there the host's are bound,
@@ -228,10 +369,7 @@ impl Planner<'_> {
     pub(super) fn start(&mut self, namespaces: u32) {
         let users = self.users;
         if users == Users::Range {
-            let claims = |task: &Task| matches!(task, Task::ClaimIds(_));
-            if !self.tasks.iter().any(claims) {
-                self.tasks.push(Task::ClaimIds(self.host.ids_in.clone()));
-            }
+            self.claim();
             if self.host.ids_in != Path::new("/run/mini") {
                 self.note("another container may have the same ids: /run/mini cannot be made");
             }
@@ -241,7 +379,6 @@ impl Planner<'_> {
                 self.tasks.push(Task::Own(self.at(&target)));
             }
         }
-        self.task(Step::Chdir(path(&self.run)));
         self.tasks.push(Task::Clone(namespaces));
         if users != Users::Same {
             self.tasks.push(Task::MapIds(users));

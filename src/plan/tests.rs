@@ -12,6 +12,7 @@ fn machine() -> Host {
         idmap: Idmap {
             image: true,
             store: true,
+            memory: true,
             volumes: vec![true; 9],
         },
         volume_directories: vec![true, false, true],
@@ -34,7 +35,8 @@ fn machine() -> Host {
         run: "/run/mini".into(),
         store: "/var/lib/mini".into(),
         cover: None,
-        directory: false,
+        image: vec![tar("rootfs.tar")],
+        no_index: None,
         terminals: [false; 3],
         nulls: [false; 3],
         window: (24, 80),
@@ -49,9 +51,24 @@ fn machine() -> Host {
 
 fn spec(line: &str) -> Spec {
     match parse(line.split(' ').map(Into::into).collect()) {
-        Ok(Action::Run { spec, .. }) => *spec,
+        Ok(Action::Run { spec, .. }) => spec.complete(&Default::default()).unwrap(),
         _ => panic!("not a run: {line}"),
     }
+}
+
+fn tar(path: &str) -> Layer {
+    Layer::Tar(Tar {
+        path: path.into(),
+        offset: 0,
+        size: None,
+        compression: None,
+        digest: None,
+        diff_id: None,
+    })
+}
+
+fn directory() -> Vec<Layer> {
+    vec![Layer::Directory("/srv/root".into())]
 }
 
 /// Compares with `tests/plans/NAME`; `MINI_BLESS=1` writes that file instead.
@@ -80,7 +97,7 @@ fn root_on_a_current_kernel() {
 #[test]
 fn a_directory_on_a_terminal_with_its_changes_kept() {
     let host = Host {
-        directory: true,
+        image: directory(),
         terminals: [true; 3],
         ..machine()
     };
@@ -101,6 +118,7 @@ fn everything_shared_with_the_host() {
             ids: false,
             uid: 1000,
             gid: 100,
+            no_index: Some("only root can mount an index of them"),
             ..machine()
         },
     );
@@ -114,6 +132,7 @@ fn without_root() {
         ids: false,
         uid: 1000,
         gid: 100,
+        no_index: Some("only root can mount an index of them"),
         ..machine()
     };
     golden("rootless", "run x.tar -- id", &alone);
@@ -140,6 +159,7 @@ fn an_old_kernel_on_a_read_only_machine() {
         overlay: false,
         mqueue: false,
         mount_setattr: false,
+        no_index: Some("an index of them needs Linux 6.4"),
         version: (4, 4),
         run: "/run/mini".into(),
         store: "/run/mini".into(),
@@ -147,6 +167,7 @@ fn an_old_kernel_on_a_read_only_machine() {
         idmap: Idmap {
             image: false,
             store: false,
+            memory: false,
             volumes: vec![false],
         },
         ..machine()
@@ -161,7 +182,7 @@ fn an_old_kernel_on_a_read_only_machine() {
         (
             "run x",
             Host {
-                directory: true,
+                image: directory(),
                 ..host.clone()
             },
             "CONFIG_OVERLAY_FS",
@@ -171,7 +192,7 @@ fn an_old_kernel_on_a_read_only_machine() {
             "run --userns auto x",
             Host {
                 overlay: true,
-                directory: true,
+                image: directory(),
                 ..host.clone()
             },
             "no overlay in a user namespace before Linux 5.11",
@@ -203,6 +224,38 @@ fn an_old_kernel_on_a_read_only_machine() {
 }
 
 #[test]
+fn how_archives_are_brought_in() {
+    let device = Layer::Filesystem {
+        path: "/dev/mmcblk0p2".into(),
+        fstype: c"squashfs",
+        device: true,
+    };
+    let host = Host {
+        image: vec![tar("/a.tar"), tar("/b.tar"), device, tar("/c.tar")],
+        ..machine()
+    };
+    golden("layers", "run x", &host);
+    golden("unpack", "run --store unpack x", &host);
+    golden("memory", "run --store tmpfs rootfs.tar", &machine());
+    let rw = Host {
+        image: directory(),
+        ..machine()
+    };
+    golden("rw", "run --rw /srv/root", &rw);
+    let fails = |line: &str, host: &Host| plan(&spec(line), host).err().unwrap().to_string();
+    assert_eq!(
+        fails("run --rw x", &machine()),
+        "--rw: ROOTFS is not a directory"
+    );
+    let host = Host {
+        no_index: Some("this kernel lacks CONFIG_EROFS_FS"),
+        ..machine()
+    };
+    let why = "--store index: this kernel lacks CONFIG_EROFS_FS";
+    assert_eq!(fails("run --store index x", &host), why);
+}
+
+#[test]
 fn the_environment_is_minis_then_the_users() {
     let with = |line: &str| {
         let spec = spec(line);
@@ -228,7 +281,7 @@ fn defaults_give_way_and_say_so() {
         ..machine()
     };
     let without_idmap = Host {
-        directory: true,
+        image: directory(),
         idmap: Idmap {
             image: false,
             ..machine().idmap

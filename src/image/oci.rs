@@ -1,0 +1,290 @@
+//! Writes images: the configuration, and an archive that podman, skopeo, buildah and umoci read.
+//!
+//! Format: OCI image specification 1.0, "Image Configuration", "Image Manifest", "Image Layout", the last as a tar: what
+//! skopeo calls `oci-archive:`. `index.json` names the manifest by its digest, the manifest the configuration and the
+//! layers; each is a blob, a file with its SHA-256 for a name. The layers are plain tars, so that the digest of the
+//! blob is also the diff_id in the configuration. Entry: `config_json`, `write_archive`.
+//!
+//! Invariant: the same image, time included, gives the same bytes; and what is read comes first, so that who opens the
+//! archive need not go through the layers.
+//!
+//! Left out: compression, several platforms, signatures; the history says only who made the layers and when.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::digest::{hex, sha256};
+use super::tar::Member;
+use super::write::{Writer, file};
+use super::{Config, Sha256};
+use crate::error::{Error, Result};
+use crate::json::string;
+
+/// A layer: a plain tar, which is a file or a part of one.
+pub struct Layer<'a> {
+    pub file: &'a File,
+    /// Of the first byte in the file, and bytes from there.
+    pub offset: u64,
+    pub size: u64,
+    pub digest: Sha256,
+}
+
+/// The architecture mini was built for, and its variant or nothing, in Go's names as the specification wants them.
+pub const fn platform() -> (&'static str, &'static str) {
+    if cfg!(target_arch = "x86_64") {
+        ("amd64", "")
+    } else if cfg!(target_arch = "aarch64") {
+        ("arm64", "")
+    } else if cfg!(target_arch = "arm") {
+        ("arm", "v7")
+    } else if cfg!(target_arch = "x86") {
+        ("386", "")
+    } else if cfg!(target_arch = "powerpc64") {
+        ("ppc64le", "")
+    } else if cfg!(target_arch = "loongarch64") {
+        ("loong64", "")
+    } else {
+        (std::env::consts::ARCH, "") // riscv64 and s390x are called the same
+    }
+}
+
+/// The configuration blob of an image for Linux. `platform` is architecture and variant, as [`platform`] has them;
+/// `created` is in seconds since 1970; `created_by` made the layers, and `diff_ids` are those, the lowest first.
+pub fn config_json(
+    config: &Config,
+    platform: (&str, &str),
+    created: u64,
+    created_by: &str,
+    diff_ids: &[Sha256],
+) -> String {
+    let strings = |items: &[Vec<u8>]| array(items.iter().map(|item| string(item)));
+    let set = |items: &[Vec<u8>]| object(items.iter().map(|item| pair(item, "{}")));
+    let env = (config.env.iter()).map(|(name, value)| [name, b"=".as_slice(), value].concat());
+    let labels = (config.labels.iter()).map(|(name, value)| pair(name, &string(value)));
+    let run = fields(&[
+        ("User", string(&config.user)),
+        ("ExposedPorts", set(&config.exposed_ports)),
+        ("Env", strings(&env.collect::<Vec<_>>())),
+        ("Entrypoint", strings(&config.entrypoint)),
+        ("Cmd", strings(&config.cmd)),
+        ("Volumes", set(&config.volumes)),
+        ("WorkingDir", string(&config.workdir)),
+        ("Labels", object(labels)),
+        ("StopSignal", string(&config.stop_signal)),
+    ]);
+    let created = string(rfc3339(created).as_bytes());
+    let history = fields(&[
+        ("created", created.clone()),
+        ("created_by", string(created_by.as_bytes())),
+    ]);
+    let layers = array(diff_ids.iter().map(|id| format!("\"sha256:{}\"", hex(id))));
+    fields(&[
+        ("created", created),
+        ("architecture", string(platform.0.as_bytes())),
+        ("variant", string(platform.1.as_bytes())),
+        ("os", string(b"linux")),
+        ("config", run),
+        (
+            "rootfs",
+            format!("{{\"type\":\"layers\",\"diff_ids\":{layers}}}"),
+        ),
+        ("history", array(diff_ids.iter().map(|_| history.clone()))),
+    ])
+}
+
+/// Writes an image archive and returns its size in bytes. `config` is from [`config_json`], with these layers' digests;
+/// `name` is what the image is called (`localhost/x:latest`), or empty.
+pub fn write_archive(
+    mut writer: Writer<'_>,
+    config: &str,
+    layers: &[Layer<'_>],
+    name: &[u8],
+) -> Result<u64> {
+    let layer = |layer: &Layer| descriptor("layer.v1.tar", &layer.digest, layer.size, "");
+    let manifest = format!(
+        "{{\"schemaVersion\":2,\"mediaType\":\"{TYPE}manifest.v1+json\",\"config\":{},\"layers\":{}}}",
+        descriptor(
+            "config.v1+json",
+            &sha256(config.as_bytes()),
+            config.len() as u64,
+            ""
+        ),
+        array(layers.iter().map(layer))
+    );
+    let annotations = match name {
+        b"" => String::new(),
+        _ => {
+            let name =
+                object([pair(b"org.opencontainers.image.ref.name", &string(name))].into_iter());
+            format!(",\"annotations\":{name}")
+        }
+    };
+    let digest = sha256(manifest.as_bytes());
+    let index = format!(
+        "{{\"schemaVersion\":2,\"mediaType\":\"{TYPE}index.v1+json\",\"manifests\":[{}]}}",
+        descriptor(
+            "manifest.v1+json",
+            &digest,
+            manifest.len() as u64,
+            &annotations
+        )
+    );
+    for (path, text) in [
+        ("oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}"),
+        ("index.json", &index),
+        (&blob(&digest), &manifest),
+        (&blob(&sha256(config.as_bytes())), config),
+    ] {
+        let mut rest = text.as_bytes();
+        member(&mut writer, path, rest.len() as u64, &mut |buffer| {
+            let (now, later) = rest.split_at(buffer.len().min(rest.len()));
+            buffer[..now.len()].copy_from_slice(now);
+            rest = later;
+            Ok(now.len())
+        })?;
+    }
+    for (index, layer) in layers.iter().enumerate() {
+        // The same layer may come twice; a blob is there once.
+        if layers[..index]
+            .iter()
+            .all(|other| other.digest != layer.digest)
+        {
+            let path = blob(&layer.digest);
+            let mut offset = layer.offset;
+            member(&mut writer, &path, layer.size, &mut |buffer| {
+                let count = (layer.file.read_at(buffer, offset))
+                    .map_err(|error| Error::io("read", &path, &error))?;
+                offset += count as u64;
+                Ok(count)
+            })?;
+        }
+    }
+    writer.end()
+}
+
+const TYPE: &str = "application/vnd.oci.image.";
+
+fn descriptor(kind: &str, digest: &Sha256, size: u64, more: &str) -> String {
+    let digest = hex(digest);
+    format!(
+        "{{\"mediaType\":\"{TYPE}{kind}\",\"digest\":\"sha256:{digest}\",\"size\":{size}{more}}}"
+    )
+}
+
+fn blob(digest: &Sha256) -> String {
+    format!("blobs/sha256/{}", hex(digest))
+}
+
+fn member(
+    writer: &mut Writer<'_>,
+    path: &str,
+    size: u64,
+    read: &mut dyn FnMut(&mut [u8]) -> Result<usize>,
+) -> Result<()> {
+    writer.member(&Member {
+        mode: 0o644,
+        stored: size,
+        ..file(path.as_bytes())
+    })?;
+    writer.data(size, path.as_bytes(), read)
+}
+
+/// An object of these members, without those that are empty.
+fn fields(members: &[(&str, String)]) -> String {
+    let members = members
+        .iter()
+        .filter(|(_, value)| !matches!(&value[..], "\"\"" | "[]" | "{}"));
+    object(members.map(|(key, value)| pair(key.as_bytes(), value)))
+}
+
+/// A member of an object. `value` is JSON.
+fn pair(key: &[u8], value: &str) -> String {
+    string(key) + ":" + value
+}
+
+fn object(pairs: impl Iterator<Item = String>) -> String {
+    format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
+}
+
+fn array(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(","))
+}
+
+/// Seconds since 1970 as in `2026-11-22T10:29:54Z` (RFC 3339, which has years of four digits).
+pub fn rfc3339(seconds: u64) -> String {
+    let seconds = seconds.min(253_402_300_799);
+    let (mut day, second) = (seconds / 86_400, seconds % 86_400);
+    let (mut year, mut month) = (1970, 1);
+    loop {
+        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let days = match month {
+            4 | 6 | 9 | 11 => 30,
+            2 => 28 + u64::from(leap),
+            _ => 31,
+        };
+        if day < days {
+            break;
+        }
+        day -= days;
+        (year, month) = if month == 12 {
+            (year + 1, 1)
+        } else {
+            (year, month + 1)
+        };
+    }
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!(
+        "{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z",
+        day + 1
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        for (seconds, date) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (1_795_343_394, "2026-11-22T10:29:54Z"),
+            (u64::MAX, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(seconds), date);
+        }
+    }
+
+    #[test]
+    fn a_configuration_says_what_there_is_and_no_more() {
+        let words = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect();
+        let config = Config {
+            entrypoint: words(&["/bin/sh", "-c"]),
+            env: vec![(b"A".to_vec(), b"\"\xff".to_vec())],
+            labels: vec![(b"empty".to_vec(), Vec::new())],
+            exposed_ports: words(&["80/tcp"]),
+            ..Config::default()
+        };
+        let id = [0xab; 32];
+        let digest = "ab".repeat(32);
+        assert_eq!(
+            config_json(&config, ("arm", "v7"), 0, "mini commit", &[id, id]),
+            format!(
+                "{{\"created\":\"1970-01-01T00:00:00Z\",\"architecture\":\"arm\",\"variant\":\"v7\",\"os\":\"linux\",\
+                 \"config\":{{\"ExposedPorts\":{{\"80/tcp\":{{}}}},\"Env\":[\"A=\\\"\u{fffd}\"],\
+                 \"Entrypoint\":[\"/bin/sh\",\"-c\"],\"Labels\":{{\"empty\":\"\"}}}},\
+                 \"rootfs\":{{\"type\":\"layers\",\"diff_ids\":[\"sha256:{digest}\",\"sha256:{digest}\"]}},\
+                 \"history\":[{0},{0}]}}",
+                "{\"created\":\"1970-01-01T00:00:00Z\",\"created_by\":\"mini commit\"}"
+            )
+        );
+        let bare = config_json(&Config::default(), ("amd64", ""), 0, "", &[]);
+        let rest = "\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[]}}";
+        assert!(
+            bare.ends_with(&format!("\"os\":\"linux\",{rest}")),
+            "{bare}"
+        );
+    }
+}

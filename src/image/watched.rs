@@ -1,0 +1,49 @@
+//! What a decoder reads from: it keeps why reading ended, because the decoders' own errors say too little of it and, as
+//! text, cost several kilobytes.
+
+use std::io::{Error, ErrorKind, Read, Result};
+
+/// A source that keeps why it ended, for a decoder whose own errors say too much (1 KB of text for each) or too little.
+pub struct Watched<R> {
+    pub source: R,
+    failed: Option<Error>,
+    ended: bool,
+}
+
+impl<R: Read> Watched<R> {
+    pub fn new(source: R) -> Watched<R> {
+        Watched {
+            source,
+            failed: None,
+            ended: false,
+        }
+    }
+
+    /// Why the decoder of `format` failed: what failed to be read, else the end of the file, else `what`.
+    pub fn error(&mut self, format: &str, what: &str) -> Error {
+        let what = if self.ended { "it is cut short" } else { what };
+        self.failed.take().unwrap_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidData,
+                format!("not a valid {format} file: {what}"),
+            )
+        })
+    }
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let result = self.source.read(buffer);
+        match &result {
+            Ok(count) => self.ended = *count == 0 && !buffer.is_empty(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => {
+                let kept = error
+                    .raw_os_error()
+                    .map_or(Error::from(error.kind()), Error::from_raw_os_error);
+                self.failed = Some(kept);
+            }
+        }
+        result
+    }
+}

@@ -1,0 +1,47 @@
+//! Feeds any bytes to the decompressors: no panic, no endless loop, errors of one line. The first byte says how many
+//! plain bytes are asked for at once.
+#![no_main]
+
+use std::io::Read;
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../../src/error.rs"]
+#[allow(dead_code)]
+mod error;
+#[path = "../../../src/image"]
+#[allow(dead_code)]
+mod image {
+    pub mod decompress;
+    pub mod gzip;
+    mod watched;
+    pub mod xz;
+    pub mod zstd;
+}
+use image::decompress;
+
+/// Bytes: a small input inflates to gigabytes, which would only take time.
+const ENOUGH: usize = 1 << 20;
+
+fn check_line(error: &str) {
+    assert!(!error.contains(char::is_control), "{error:?}");
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&step, data)) = data.split_first() else {
+        return;
+    };
+    let mut plain = match decompress::open(data, b"x") {
+        Ok(plain) => plain,
+        Err(error) => return check_line(&error.to_string()),
+    };
+    let mut buffer = vec![0; (usize::from(step) << 8) + 1];
+    let mut total = 0;
+    while total < ENOUGH {
+        match plain.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => total += count,
+            Err(error) => return check_line(&error.to_string()),
+        }
+    }
+});

@@ -1,0 +1,471 @@
+//! mini on other kernels: Debian's 6.1 and 6.12 (rootfs-build/kernel), booted in QEMU with a root file system on a disk
+//! (ext4), where mini is an ordinary program. Below 6.4 there is no EROFS that takes a tar as its device, and below 6.12
+//! none without loop devices; tmpfs cannot be idmapped below 6.3: the same commands have to work all the same.
+//!
+//! A machine is booted once and all checks run in it, one after the other (tests/machine/init): booting takes seconds,
+//! as the processor is emulated.
+
+mod support;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::{Output, Run, have, have_program, is_core, mini, rootfs};
+
+/// Whether mini has `--store` and mounts tars by an index; zstd, xz, layers, archives of images and file systems in
+/// files come with it.
+const INDEX: bool = true;
+
+/// How long a machine may run, in seconds.
+const LIMIT: u64 = 300;
+
+/// What the emulated machine is like. `max` has rdrand, without which the kernel's random numbers take long to be ready.
+const QEMU: &str = "-M pc -accel tcg -cpu max -smp 2 -m 512 -nodefaults -no-user-config -no-reboot \
+                    -display none -serial stdio";
+
+// --- a machine -------------------------------------------------------------------------------------------------
+
+/// A machine to be booted, and what is to be checked in it.
+struct Machine {
+    /// What it is made of. Not a `Bench`: nothing of it concerns the host, whose mounts others may change meanwhile.
+    dir: PathBuf,
+    /// busybox.tar.
+    busybox: String,
+    kernel: PathBuf,
+    checks: Vec<Check>,
+}
+
+struct Check {
+    /// A shell script, run by root in /images.
+    script: String,
+    verify: Box<dyn Fn(Output)>,
+}
+
+impl Machine {
+    /// A machine with the newest kernel of a series, such as `6.1.`.
+    fn new(series: &str) -> Option<Machine> {
+        let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kernels");
+        let suits = |path: &PathBuf| {
+            let name = path.file_name().unwrap().to_string_lossy();
+            name.starts_with(series) && name.ends_with("-amd64") && path.join("vmlinuz").exists()
+        };
+        let entries = fs::read_dir(kernels).into_iter().flatten().flatten();
+        let kernel = entries.map(|entry| entry.path()).filter(suits).max();
+        let reason = format!("there is no target/kernels/{series}* (rootfs-build/kernel makes it)");
+        let programs = have_program("qemu-system-x86_64") && have_program("mke2fs");
+        let missing = "no emulator or no mke2fs (rootfs-build/setup vm)";
+        if !have("vm", kernel.is_some(), &reason) || !have("vm", programs, missing) {
+            return None;
+        }
+        let root = rustix::process::geteuid().is_root();
+        if !have("root", root, "a disk with everybody's files needs root") {
+            return None;
+        }
+        let busybox = rootfs("busybox.tar")?;
+        let dir = format!("/var/tmp/mini-test-machine-{series}{}", std::process::id());
+        fs::create_dir(&dir).unwrap();
+        Some(Machine {
+            dir: dir.into(),
+            busybox,
+            kernel: kernel?,
+            checks: Vec::new(),
+        })
+    }
+
+    /// A file of those it is made of.
+    fn text(&self, name: &str) -> String {
+        self.dir.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// What `uname -r` says.
+    fn release(&self) -> String {
+        self.kernel
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    fn check(&mut self, script: &str, verify: impl Fn(Output) + 'static) {
+        self.checks.push(Check {
+            script: script.to_owned(),
+            verify: Box::new(verify),
+        });
+    }
+
+    /// The script succeeds and prints this, and nothing on standard error.
+    fn says(&mut self, script: &str, stdout: &str) {
+        let stdout = stdout.to_owned();
+        self.check(script, move |output| assert_eq!(output.ok(), stdout));
+    }
+
+    /// The script runs mini, which fails with this status and one line that has `text` in it.
+    fn fails(&mut self, script: &str, status: i32, text: &'static str) {
+        self.check(script, move |output| {
+            let line = output.one_line(status);
+            assert!(line.contains(text), "{line}");
+        });
+    }
+
+    /// What `--trace` tells, when the script succeeds, has `text` in it.
+    fn traces(&mut self, script: &str, text: &'static str) {
+        self.check(script, move |output| {
+            let stderr = output.expect(0).stderr;
+            assert!(stderr.contains(text), "{stderr}");
+        });
+    }
+
+    /// A file for /images.
+    fn image(&self, name: &str) -> PathBuf {
+        self.dir.join("disk/images").join(name)
+    }
+
+    /// Makes the disk's contents: busybox.tar's, mini, and the images.
+    fn prepare(&self) {
+        let disk = self.dir.join("disk");
+        for directory in ["images", "checks"] {
+            fs::create_dir_all(disk.join(directory)).unwrap();
+        }
+        shell(&format!("tar xpf {} -C {}", self.busybox, disk.display()));
+        fs::copy(mini(), self.dir.join("disk/usr/bin/mini")).unwrap();
+        fs::copy(&self.busybox, self.image("busybox.tar")).unwrap();
+    }
+
+    /// The file system the kernel starts from: the modules and what loads them.
+    fn initramfs(&self) -> String {
+        let top = self.dir.join("initramfs");
+        for directory in ["bin", "dev", "disk", "modules"] {
+            fs::create_dir_all(top.join(directory)).unwrap();
+        }
+        let init = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machine/init");
+        fs::copy(&init, top.join("init")).unwrap();
+        fs::copy(init, self.dir.join("disk/init")).unwrap();
+        fs::copy(self.dir.join("disk/bin/busybox"), top.join("bin/busybox")).unwrap();
+        symlink("busybox", top.join("bin/sh")).unwrap();
+        for module in fs::read_dir(self.kernel.join("modules")).unwrap().flatten() {
+            fs::copy(module.path(), top.join("modules").join(module.file_name())).unwrap();
+        }
+        let archive = self.text("initramfs.cpio");
+        // cpio(5): the "new ASCII" format is the one that the kernel unpacks.
+        let pack = "find . | disk/bin/busybox cpio -o -H newc 2>/dev/null";
+        let pack = pack.replace("disk", &self.text("disk"));
+        shell(&format!("cd {} && {pack} > {archive}", top.display()));
+        archive
+    }
+
+    /// Boots it, and verifies what came of each check.
+    fn boot(self) {
+        for (number, check) in self.checks.iter().enumerate() {
+            let file = self.dir.join("disk/checks").join(format!("{number:03}"));
+            fs::write(file, &check.script).unwrap();
+        }
+        let (initramfs, disk) = (self.initramfs(), self.text("disk.ext4"));
+        shell(&format!(
+            "mke2fs -q -t ext4 -d {} {disk} 256M",
+            self.text("disk")
+        ));
+        let kernel = self.kernel.join("vmlinuz");
+        let machine = Run::new("qemu-system-x86_64")
+            .args(&QEMU.split_whitespace().collect::<Vec<_>>())
+            .limit(LIMIT)
+            .args(&[
+                "-kernel",
+                kernel.to_str().unwrap(),
+                "-initrd",
+                &initramfs,
+                "-append",
+                "console=ttyS0 loglevel=1 panic=-1",
+                "-drive",
+                &format!("if=virtio,format=raw,cache=unsafe,file={disk}"),
+            ]);
+        let console = machine.output().expect(0).stdout.replace('\r', "");
+        assert!(
+            console.contains("\n@ end\n"),
+            "the machine did not come to its end: {console}"
+        );
+        let mut found = parse(&console);
+        // All are verified: another boot would be needed to see what else fails.
+        let mut failed = Vec::new();
+        for (number, check) in self.checks.iter().enumerate() {
+            let output = found
+                .remove(&format!("{number:03}"))
+                .unwrap_or_else(|| panic!("{console}"));
+            let shown = format!("{}: $ {}\n{output:?}", self.release(), check.script);
+            if catch_unwind(AssertUnwindSafe(|| (check.verify)(output))).is_err() {
+                failed.push(shown);
+            }
+        }
+        assert!(failed.is_empty(), "{}", failed.join("\n"));
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// What came of each check, from the lines that tests/machine/init prints.
+fn parse(console: &str) -> BTreeMap<String, Output> {
+    let mut found = BTreeMap::new();
+    for line in console.lines() {
+        let mut words = line.splitn(4, ' ');
+        let (Some("@"), Some(check), Some(what), Some(text)) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        let nothing = Output {
+            status: -1,
+            stdout: String::new(),
+            stderr: String::new(),
+        };
+        let output = found.entry(check.to_owned()).or_insert(nothing);
+        match what {
+            "out" => output.stdout += &format!("{text}\n"),
+            "err" => output.stderr += &format!("{text}\n"),
+            _ => output.status = text.parse().unwrap(),
+        }
+    }
+    found
+}
+
+/// A shell script on the host, which has to succeed.
+#[track_caller]
+fn shell(script: &str) {
+    let output = Command::new("sh").args(["-euc", script]).output().unwrap();
+    assert!(output.status.success(), "{script}: {output:?}");
+}
+
+// --- what is checked -------------------------------------------------------------------------------------------
+
+/// What works on every kernel.
+fn everywhere(machine: &mut Machine) {
+    let release = machine.release() + "\n";
+    machine.says("uname -r", &release);
+    machine.says("mini run busybox.tar -- uname -r", &release);
+
+    // The whole path of a container: ids of its own, the image's owners, a writable root, statuses.
+    let look = "'. /etc/os-release; echo $ID $$ $(id -u); stat -c %u:%g:%a /home/user /etc/shadow'";
+    let seen = "busybox 2 0\n1000:1000:755\n0:0:640\n";
+    machine.says(&format!("mini run busybox.tar -- sh -c {look}"), seen);
+    machine.says(
+        "mini run busybox.tar -- awk '{ print ($2 >= 65536), $3 }' /proc/self/uid_map",
+        "1 65536\n",
+    );
+    machine.says(
+        "mini run busybox.tar -- sh -c 'rm /etc/passwd /bin/ls; echo new > /etc/passwd; cat /etc/passwd'; \
+         mini run busybox.tar -- head -n 1 /etc/passwd",
+        "new\nroot:x:0:0:root:/root:/bin/sh\n",
+    );
+    machine.check("mini run busybox.tar -- sh -c 'exit 7'", |output| {
+        drop(output.expect(7))
+    });
+    machine.check("mini run busybox.tar -- sh -c 'kill -KILL $$'", |output| {
+        drop(output.expect(137))
+    });
+    machine.fails("mini run busybox.tar -- /none", 127, "/none");
+    machine.fails("mini run /images/none.tar -- true", 125, "/images/none.tar");
+
+    // Wherever the image and the store are: here the file system cannot be idmapped below 6.3.
+    machine.says(
+        &format!("MINI_ROOT=/tmp/store mini run busybox.tar -- sh -c {look}; rm -r /tmp/store"),
+        seen,
+    );
+    machine.says(&format!("mini run - -- sh -c {look} < busybox.tar"), seen);
+    machine.says(
+        &format!(
+            "mkdir tree; tar xf busybox.tar -C tree; mini run tree -- sh -c {look}; rm -r tree"
+        ),
+        seen,
+    );
+    machine.says(
+        "mini run --upper disk busybox.tar -- sh -c 'echo new > /file; cat /file'",
+        "new\n",
+    );
+    machine.says(
+        "mini run --userns host busybox.tar -- cat /proc/self/uid_map | tr -s ' '",
+        " 0 0 4294967295\n",
+    );
+    machine.says(
+        "mini run --keep busybox.tar -- sh -c 'rm /etc/passwd; echo new > /file' 2> /tmp/said
+         cd /var/lib/mini/kept/*/upper; grep -q $PWD /tmp/said && cat file
+         stat -c %F,%t,%T etc/passwd; rm -r /var/lib/mini/kept",
+        "new\ncharacter special file,0,0\n",
+    );
+
+    machine.says(
+        "su user -c 'cd /images; mini run busybox.tar -- id -u; ls ~/.local/share/mini/containers'",
+        "0\n",
+    );
+    machine.says(
+        "for i in 1 2 3 4 5; do mini run busybox.tar -- echo ok & done; wait",
+        "ok\nok\nok\nok\nok\n",
+    );
+    machine.says(
+        "mini run busybox.tar -- sh -c 'echo up; sleep 1000' > /tmp/said &
+         until grep -q up /tmp/said; do sleep 0.1; done
+         kill -KILL $!; wait
+         timeout 10 sh -c \"while ps | grep -q '[s]leep 1000'; do sleep 0.1; done\"
+         mini run busybox.tar -- echo ok",
+        "ok\n",
+    );
+    if !is_core() {
+        shell(&format!(
+            "gzip -kc {} > {}",
+            machine.busybox,
+            machine.image("busybox.tar.gz").display()
+        ));
+        machine.says(&format!("mini run busybox.tar.gz -- sh -c {look}"), seen);
+    }
+}
+
+/// Nothing is left of any container but the directories that stay for the next one, and no file system or loop device is
+/// in use.
+fn nothing_left(machine: &mut Machine) {
+    machine.says(
+        "ls /run/mini/running /var/lib/mini/containers",
+        "/run/mini/running:\n\n/var/lib/mini/containers:\n",
+    );
+    // The cache is of images, not of containers.
+    machine.says(
+        "ls /run/mini; ls /var/lib/mini | grep -vx cache",
+        "ids\nrunning\ncontainers\n",
+    );
+    machine.says(
+        "losetup -a; grep -E 'mini|overlay|erofs' /proc/mounts; find /sys/fs/cgroup -name '*mini*'",
+        "",
+    );
+}
+
+/// Other forms of images: by an index where the kernel has it, else unpacked; and file systems in files.
+fn images(machine: &mut Machine) {
+    let busybox = machine.busybox.clone();
+    for (program, file) in [("zstd", "busybox.tar.zst"), ("xz", "busybox.tar.xz")] {
+        if !is_core() && have_program(program) {
+            shell(&format!(
+                "{program} -kc {busybox} > {}",
+                machine.image(file).display()
+            ));
+            machine.says(
+                &format!("mini run {file} -- sh -c '. /etc/os-release; echo $ID'"),
+                "busybox\n",
+            );
+        }
+    }
+    for store in ["auto", "unpack", "tmpfs"] {
+        machine.says(
+            &format!("mini run --store {store} busybox.tar -- echo ok"),
+            "ok\n",
+        );
+    }
+
+    // A second layer, by hand and in an archive as `docker save` writes it.
+    let images = machine.text("disk/images");
+    shell(&format!(
+        "cd {images}; mkdir layer layer/etc; touch layer/etc/.wh.shells; echo added > layer/added
+         tar cf layer.tar --owner=0 --group=0 -C layer .; rm -r layer
+         mkdir save; cp busybox.tar layer.tar save; cd save
+         sum() {{ sha256sum < $1 | cut -d' ' -f1; }}
+         echo '{{\"architecture\":\"amd64\",\"os\":\"linux\",\"config\":{{\"Cmd\":[\"cat\",\"/added\"]}},
+         \"rootfs\":{{\"type\":\"layers\",\"diff_ids\":[\"sha256:'$(sum busybox.tar)'\",\"sha256:'$(sum layer.tar)'\"]}}}}' > config
+         config=$(sum config).json; mv config $config
+         echo '[{{\"Config\":\"'$config'\",\"RepoTags\":[\"x:1\"],\"Layers\":[\"busybox.tar\",\"layer.tar\"]}}]' > manifest.json
+         tar cf ../save.tar manifest.json $config busybox.tar layer.tar; cd ..; rm -r save"
+    ));
+    let look = "sh -c '. /etc/os-release; echo $ID; cat /added; ls /etc/shells 2>/dev/null || echo removed'";
+    let seen = "busybox\nadded\nremoved\n";
+    machine.says(
+        &format!("mini run --layer layer.tar busybox.tar -- {look}"),
+        seen,
+    );
+    if !is_core() {
+        machine.says(&format!("mini run save.tar -- {look}"), seen);
+        machine.says("mini run save.tar", "added\n");
+    }
+
+    // The kernel has these itself; they need a loop device.
+    let tree = machine.text("tree");
+    shell(&format!("mkdir {tree}; tar xpf {busybox} -C {tree}"));
+    for (program, file, make) in [
+        (
+            "mksquashfs",
+            "busybox.squashfs",
+            "mksquashfs TREE FILE -quiet -no-progress",
+        ),
+        ("mkfs.erofs", "busybox.erofs", "mkfs.erofs FILE TREE"),
+        (
+            "mke2fs",
+            "busybox.ext4",
+            "mke2fs -q -t ext4 -d TREE FILE 16M",
+        ),
+    ] {
+        if have_program(program) {
+            let make = make
+                .replace("TREE", &tree)
+                .replace("FILE", machine.image(file).to_str().unwrap());
+            shell(&make);
+            machine.says(
+                &format!("mini run {file} -- sh -c '. /etc/os-release; echo $ID'"),
+                "busybox\n",
+            );
+        }
+    }
+}
+
+// --- the kernels -----------------------------------------------------------------------------------------------
+
+/// No EROFS for tars, no idmapped tmpfs: everything is unpacked.
+#[test]
+fn linux_6_1() {
+    let Some(mut machine) = Machine::new("6.1.") else {
+        return;
+    };
+    machine.prepare();
+    everywhere(&mut machine);
+    machine.traces("mini run --trace busybox.tar -- true", "supervisor unpack(");
+    if INDEX {
+        images(&mut machine);
+        machine.fails(
+            "mini run --store index busybox.tar -- true",
+            125,
+            "Linux 6.4",
+        );
+    }
+    nothing_left(&mut machine);
+    machine.boot();
+}
+
+/// EROFS in a file with a tar as its device.
+#[test]
+fn linux_6_12() {
+    let Some(mut machine) = Machine::new("6.12.") else {
+        return;
+    };
+    machine.prepare();
+    everywhere(&mut machine);
+    if INDEX {
+        images(&mut machine);
+        machine.says("mini run --store index busybox.tar -- echo ok", "ok\n");
+        machine.traces("mini run --trace busybox.tar -- true", "fsopen(\"erofs\")");
+        // The index is in memory, which cannot be mounted as a file: through loop devices.
+        machine.says(
+            "MINI_ROOT=/tmp/store mini run --store index busybox.tar -- echo ok; rm -r /tmp/store",
+            "ok\n",
+        );
+        machine.says("losetup -a", "");
+        machine.says("rmmod erofs", "");
+        machine.traces("mini run --trace busybox.tar -- true", "supervisor unpack(");
+        machine.fails(
+            "mini run --store index busybox.tar -- true",
+            125,
+            "CONFIG_EROFS_FS",
+        );
+    }
+    nothing_left(&mut machine);
+    machine.boot();
+}
