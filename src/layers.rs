@@ -116,7 +116,7 @@ impl<'a> Layers<'a> {
 }
 
 impl Layers<'_> {
-    /// What a path is. An archive of layers that is compressed as a whole is inflated into the cache first.
+    /// What a path is.
     fn look_at(&self, path: &Path, spec: &Spec, dry: bool) -> Result<Image> {
         let (file, reference) = archive::reference(path);
         let wanted = Wanted {
@@ -127,17 +127,20 @@ impl Layers<'_> {
         match archive::open_file(&open(&absolute)?, &absolute, path, &wanted)? {
             Opened::Image(image) => Ok(image),
             Opened::Stream => Ok(plain_tar(&absolute)),
-            Opened::Inflate(_) if dry => {
-                let error = Error::new(format!("{}: an archive of layers, compressed", show(path)));
-                Err(error.hint("it has to be inflated to be looked into: --dry-run cannot"))
-            }
-            Opened::Inflate(tar) => {
-                let part = self.plain(&tar)?;
-                match archive::open_file(&part.file, &part.path, path, &wanted)? {
-                    Opened::Image(image) => Ok(image),
-                    _ => Ok(plain_tar(&part.path)),
-                }
-            }
+            Opened::Inflate(tar) => self.inflated(&tar, path, &wanted, dry),
+        }
+    }
+
+    /// The image in an archive of layers that is compressed as a whole: it is inflated into the cache first.
+    fn inflated(&self, tar: &Tar, name: &Path, wanted: &Wanted, dry: bool) -> Result<Image> {
+        if dry {
+            let error = Error::new(format!("{}: an archive of layers, compressed", show(name)));
+            return Err(error.hint("it has to be inflated to be looked into: --dry-run cannot"));
+        }
+        let part = self.plain(tar)?;
+        match archive::open_file(&part.file, &part.path, name, wanted)? {
+            Opened::Image(image) => Ok(image),
+            _ => Ok(plain_tar(&part.path)),
         }
     }
 
@@ -159,23 +162,20 @@ impl Layers<'_> {
     }
 
     /// Standard input: a file as it is; else copied into a file first, inflated on the way. That takes the place of
-    /// descriptor 0, so that it is there even if mini goes on from a copy of its binary. What is going to be unpacked
-    /// need not be copied.
+    /// descriptor 0, so that it is there even if mini goes on from a copy of its binary. What is to be unpacked without
+    /// more ado is not copied, and then cannot be an archive of layers.
     fn standard_input(&self, spec: &Spec, dry: bool) -> Result<Image> {
         let name = Path::new(STDIN);
         let wanted = Wanted {
             platform: spec.platform.as_deref(),
             reference: None,
         };
-        let unpacked = match spec.store {
-            Store::Auto => self.host.no_index.is_some(),
-            Store::Index => false,
-            Store::Unpack | Store::Tmpfs => true,
-        };
+        let streams = dry || matches!(spec.store, Store::Unpack | Store::Tmpfs);
         match archive::open_file(&open(name)?, name, name, &wanted)? {
             Opened::Image(image) => return Ok(image),
-            _ if dry || unpacked => return Ok(plain_tar(name)),
-            Opened::Inflate(_) | Opened::Stream => {}
+            Opened::Inflate(tar) => return self.inflated(&tar, name, &wanted, dry),
+            Opened::Stream if streams => return Ok(plain_tar(name)),
+            Opened::Stream => {}
         }
         let directory = cache::directory(&self.host.store)?;
         let spooled = NewFile::create(&directory)?;

@@ -44,7 +44,9 @@ use crate::userns;
 /// Runs a container and returns the status to exit with.
 pub fn run(spec: Spec, mode: RunMode) -> Result<u8> {
     let mut host = probe(&spec)?;
-    let (image, held) = layers::resolve(&spec, &host, None, mode == RunMode::DryRun)?;
+    let signals = Signals::hold()?;
+    let interrupts = Some(&signals.ending);
+    let (image, held) = layers::resolve(&spec, &host, interrupts, mode == RunMode::DryRun)?;
     host.look_at(image.layers);
     let spec = &spec.complete(&image.config)?;
     let mut plan = plan(spec, &host)?;
@@ -59,7 +61,8 @@ pub fn run(spec: Spec, mode: RunMode) -> Result<u8> {
         .map_err(|error| Error::io("write", "standard output", &error))?;
         return Ok(0);
     }
-    let mut supervisor = Supervisor::new(spec, &host, &mut plan, held, mode == RunMode::Trace)?;
+    let trace = mode == RunMode::Trace;
+    let mut supervisor = Supervisor::new(spec, &host, &mut plan, held, signals, trace)?;
     let result = supervisor.start().and_then(|()| supervisor.watch());
     supervisor.end(result.is_ok());
     result
@@ -73,10 +76,11 @@ pub fn view(
     userxattr: bool,
     look: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
 ) -> Result<()> {
-    let (image, held) = layers::resolve(&spec, host, None, false)?;
+    let signals = Signals::hold()?;
+    let (image, held) = layers::resolve(&spec, host, Some(&signals.ending), false)?;
     host.look_at(image.layers);
     let mut plan = crate::plan::view(&spec, host, userxattr)?;
-    let mut supervisor = Supervisor::new(&spec, host, &mut plan, held, false)?;
+    let mut supervisor = Supervisor::new(&spec, host, &mut plan, held, signals, false)?;
     let result = supervisor.start().and_then(|()| {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, c"root", flags, Mode::empty())
@@ -85,6 +89,27 @@ pub fn view(
     });
     supervisor.end(false);
     result
+}
+
+/// Descriptors that signals are read from.
+struct Signals {
+    all: OwnedFd,
+    /// Those that end mini while the container is not yet under way.
+    ending: OwnedFd,
+}
+
+impl Signals {
+    /// From now on a signal waits until it is read: it must not end mini with the work half done.
+    fn hold() -> Result<Signals> {
+        sys::default_signal(raw::SIGCHLD);
+        let ignored = sys::ignored(init::ENDING);
+        sys::set_signal_mask(init::FORWARDED & !ignored);
+        let signalfd = |set| sys::signalfd(set).map_err(|errno| Error::sys("signalfd", "", errno));
+        Ok(Signals {
+            all: signalfd(init::FORWARDED & !ignored)?,
+            ending: signalfd(init::ENDING & !ignored)?,
+        })
+    }
 }
 
 struct Supervisor<'a> {
@@ -120,17 +145,9 @@ impl<'a> Supervisor<'a> {
         host: &'a Host,
         plan: &'a mut Plan,
         held: Held,
+        signals: Signals,
         trace: bool,
     ) -> Result<Supervisor<'a>> {
-        // From here on a signal waits until it is read: it must not end mini with the work half done.
-        sys::default_signal(raw::SIGCHLD);
-        let ignored = sys::ignored(init::ENDING);
-        sys::set_signal_mask(init::FORWARDED & !ignored);
-        let signalfd = |set| sys::signalfd(set).map_err(|errno| Error::sys("signalfd", "", errno));
-        let (signals, interrupts) = (
-            signalfd(init::FORWARDED & !ignored)?,
-            signalfd(init::ENDING & !ignored)?,
-        );
         let (control, theirs) = (socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -162,8 +179,8 @@ impl<'a> Supervisor<'a> {
             held,
             notes: plan.notes.clone(),
             trace,
-            signals,
-            interrupts,
+            signals: signals.all,
+            interrupts: signals.ending,
             control: Some(control),
             context: Context {
                 control: Some(theirs),
