@@ -138,7 +138,7 @@ fn commit(commit: &Commit, mut spec: Spec, host: &Host, interrupts: &OwnedFd) ->
     let mut heard = heard(&source, &image, false, interrupts);
     let mut draft = Draft::new(&host.store, limit(&spec, &host.store)?, &mut heard)?;
     draft.add(&image, &source)?;
-    draft.written(&mut layer)?;
+    draft.written(layer)?;
     draft.config(&changed(image.config, &commit.config))?;
     match &commit.target {
         CommitTo::Name(name) => draft.publish(name, &source),

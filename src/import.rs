@@ -149,13 +149,13 @@ impl<'a> Draft<'a> {
         (new.file().write_all(self.record.text().as_bytes()))
             .map_err(|error| Error::io("write", new.path().as_os_str().as_bytes(), &error))?;
         let _change = hold(&self.blobs, FlockOperation::LockExclusive)?;
-        new.publish(&file_name(name), true)
+        new.publish(file_name(name), true)
     }
 
     /// Gives a blob its name, unless it is there already.
     fn keep(&self, new: NewFile, digest: Sha256) -> Result<Sha256> {
         if !self.blobs.join(blob(&digest)).exists() {
-            new.publish(&blob(&digest), true)?;
+            new.publish(blob(&digest), true)?;
         }
         Ok(digest)
     }

@@ -270,7 +270,11 @@ impl Layers<'_> {
                 "{label}: index of {size} bytes from the cache, {how}"
             )),
             (Ok(how), Some(made)) => {
-                let index::Indexed { members, nodes, .. } = made;
+                let index::Indexed {
+                    members,
+                    nodes,
+                    size,
+                } = made;
                 let text = format!(
                     "{label}: {members} members, {nodes} nodes, index of {size} bytes made, {how}"
                 );

@@ -51,6 +51,7 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// Where `--keep` leaves the container's changes, and whether the overlay keeps its attributes as user.overlay.*.
     pub kept: Option<PathBuf>,
+    #[cfg(feature = "images")]
     pub userxattr: bool,
 }
 
@@ -448,6 +449,7 @@ impl<'a> Planner<'a> {
             streams: [Stream::Inherit; 3],
             notes: self.notes,
             kept: self.kept,
+            #[cfg(feature = "images")]
             userxattr: self.userxattr,
         }
     }

@@ -128,6 +128,7 @@ pub fn mode(list: &[u8]) -> Option<u32> {
     (seen & needed == needed).then_some(mode)
 }
 
+#[cfg(feature = "images")]
 /// The text of a list in the kernel's form, an entry a line, with numbers for names; None if it is malformed.
 pub fn to_text(list: &[u8]) -> Option<String> {
     let entries = list.strip_prefix(&VERSION.to_le_bytes())?;
@@ -161,6 +162,7 @@ pub fn to_text(list: &[u8]) -> Option<String> {
     Some(text)
 }
 
+#[cfg(feature = "images")]
 /// Replaces the ids in a list in the kernel's form by what `id` makes of them; None if it does not for one.
 pub fn map_ids(list: &mut [u8], id: impl Fn(u32) -> Option<u32>) -> Option<()> {
     for entry in list.get_mut(4..)?.chunks_exact_mut(8) {
@@ -235,6 +237,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "images")]
     #[test]
     fn a_list_has_a_text_and_other_ids() {
         let text = "user::rw-\nuser:12345:r--\ngroup::r--\nmask::rw-\nother::---\n";

@@ -22,6 +22,7 @@ use crate::error::{Error, Result, path as show};
 
 /// Which image, if there are several.
 #[derive(Clone, Copy, Default)]
+#[cfg_attr(not(feature = "images"), allow(dead_code))]
 pub struct Wanted<'a> {
     /// OS/ARCHITECTURE[/VARIANT] in Go's names; without it, this machine's.
     pub platform: Option<&'a str>,
