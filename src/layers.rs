@@ -170,7 +170,9 @@ impl Layers<'_> {
             platform: spec.platform.as_deref(),
             reference: None,
         };
-        let streams = dry || matches!(spec.store, Store::Unpack | Store::Tmpfs);
+        // On a read-only machine there is no place for it yet.
+        let nowhere = self.host.cover.is_some();
+        let streams = dry || nowhere || matches!(spec.store, Store::Unpack | Store::Tmpfs);
         match archive::open_file(&open(name)?, name, name, &wanted)? {
             Opened::Image(image) => return Ok(image),
             Opened::Inflate(tar) => return self.inflated(&tar, name, &wanted, dry),

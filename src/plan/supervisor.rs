@@ -176,6 +176,9 @@ impl Planner<'_> {
     pub(super) fn indexes(&mut self) -> Result<bool> {
         let why = match self.host.no_index {
             None if !self.overlay() => Some("an index of them needs an overlay above it"),
+            None if self.host.cover.is_some() && self.spec.rootfs == Rootfs::Stdin => {
+                Some("on a read-only machine standard input cannot be copied into a file first")
+            }
             // An index cannot give way to a copy with other owners once the container's ids are mapped.
             None if self.users == Users::Range && !self.host.idmap.store => {
                 Some("the store cannot be idmapped")
