@@ -32,7 +32,7 @@ use crate::image::digest;
 use crate::image::inflate;
 use crate::image::mount::{self, How};
 use crate::image::reader::Whiteouts;
-use crate::image::{Config, Image, Layer, Section, Tar, index, unpack};
+use crate::image::{Config, Image, Layer, Section, Sha256, Tar, index, unpack};
 use crate::plan::Stack;
 use crate::progress::Progress;
 use crate::run::wait_for;
@@ -181,7 +181,7 @@ impl Layers<'_> {
         }
         let directory = cache::directory(&self.host.store)?;
         let spooled = NewFile::create(&directory)?;
-        self.inflate(&tar(name), spooled.file(), &directory)?;
+        self.inflate(&tar(name), open(name)?, spooled.file(), &directory)?;
         sys::duplicate(sys::borrow(spooled.file().as_raw_fd()), 0)
             .map_err(|errno| Error::sys("dup2", "0", errno))?;
         match archive::open_file(spooled.file(), name, name, &wanted)? {
@@ -236,7 +236,7 @@ impl Layers<'_> {
             (None, None) => {
                 let new = NewFile::create(&cache::directory(store)?)?;
                 fill(new.file())?;
-                (new.file().try_clone()).map_err(|error| Error::io("dup", "index", &error))?
+                dup(new.file())?
             }
         };
         if let Some(why) = why {
@@ -256,16 +256,19 @@ impl Layers<'_> {
                 "it was tried before, and cannot be indexed".into(),
             ));
         }
-        for part in parts
-            .iter()
-            .filter(|part| part.path.starts_with(store.join("cache")))
-        {
-            cache::hold(&part.path);
-        }
         let label = show(&stack.tars[0].path);
         let how = mount::share(file, number as u32, |index, at| {
             mount::erofs(label.as_bytes(), index, &files, at)
         });
+        drop(files);
+        // Closes them: from here on none of this process's descriptors of what is held goes.
+        let paths: Vec<PathBuf> = parts.into_iter().map(|part| part.path).collect();
+        for path in paths
+            .iter()
+            .filter(|path| path.starts_with(store.join("cache")))
+        {
+            cache::hold(path);
+        }
         Ok(match (how, made) {
             (Err(why), _) => Brought::Not(why.to_string()),
             (Ok(how), None) => Brought::Mounted(format!(
@@ -316,11 +319,11 @@ impl Layers<'_> {
         let limit = free(to)?;
         let mut sources = Vec::new();
         for tar in &stack.tars {
-            let source = self.source(tar)?;
+            let source = self.source(tar, open(&tar.path)?)?;
             if source.sized && source.section.left > limit {
                 return Err(short(source.section.left, limit, to));
             }
-            sources.push((source, tar.path.as_os_str().as_bytes().to_vec()));
+            sources.push((source, tar.clone(), self.digests(tar)));
         }
         Ok(Unpacking {
             root,
@@ -356,7 +359,7 @@ impl Layers<'_> {
                 store,
                 &name,
                 || self.interrupted(),
-                |file| self.inflate(tar, file, &store.join("cache")),
+                |file| self.inflate(tar, dup(&part.file)?, file, &store.join("cache")),
             )?,
         };
         Ok(Part {
@@ -367,48 +370,46 @@ impl Layers<'_> {
         })
     }
 
-    fn inflate(&self, tar: &Tar, to: &File, directory: &Path) -> Result<()> {
+    /// `file` is the archive's: opened again, its path could lead to another file than the one the entry is named after.
+    fn inflate(&self, tar: &Tar, file: File, to: &File, directory: &Path) -> Result<()> {
         let name = tar.path.as_os_str().as_bytes();
         let free = free(directory)?;
-        let mut source = self.source(tar)?;
+        let mut source = self.source(tar, file)?;
         if source.sized && source.section.left > free {
             return Err(short(source.section.left, free, directory));
         }
         let limit = self.limit.unwrap_or(free / 2);
         let to = (to, directory.as_os_str().as_bytes());
         #[cfg(feature = "images")]
-        digest::inflate_checked(
-            &mut source,
-            name,
-            to,
-            limit,
-            (tar.digest, tar.diff_id),
-            false,
-        )?;
+        digest::inflate_checked(&mut source, name, to, limit, self.digests(tar), false)?;
         #[cfg(not(feature = "images"))]
         inflate::inflate(&mut source, name, to, limit, &mut |_| {})?;
         Ok(())
     }
 
-    /// Reads a plain tar whose digest is known, unless it is the store's own.
+    /// Reads a plain tar whose digest is known.
     fn verify(&self, part: &Part, tar: &Tar) -> Result<()> {
         #[cfg(feature = "images")]
-        if let Some(digest) = tar.digest.or(tar.diff_id)
+        if let (Some(digest), _) = self.digests(tar)
             && tar.compression.is_none()
-            && !tar.path.starts_with(self.host.store.join("blobs"))
         {
-            digest::verify(
-                &mut self.source(tar)?,
-                tar.path.as_os_str().as_bytes(),
-                digest,
-            )?;
+            let name = tar.path.as_os_str().as_bytes();
+            digest::verify(&mut self.source(tar, dup(&part.file)?)?, name, digest)?;
         }
         let _ = (part, tar);
         Ok(())
     }
 
-    fn source(&self, tar: &Tar) -> Result<Source<'_>> {
-        let file = open(&tar.path)?;
+    /// What an archive's bytes, and the inflated ones, have to hash to; the store's own were verified when they came.
+    fn digests(&self, tar: &Tar) -> Digests {
+        match tar.path.starts_with(self.host.store.join("blobs")) {
+            true => (None, None),
+            false if tar.compression.is_none() => (tar.digest.or(tar.diff_id), None),
+            false => (tar.digest, tar.diff_id),
+        }
+    }
+
+    fn source(&self, tar: &Tar, file: File) -> Result<Source<'_>> {
         let length = length(&file)?;
         let left = tar.size.unwrap_or(length.saturating_sub(tar.offset));
         let sized = length > 0;
@@ -434,10 +435,13 @@ impl Layers<'_> {
     }
 }
 
+/// As [`Layers::digests`].
+type Digests = (Option<Sha256>, Option<Sha256>);
+
 /// Archives about to be unpacked.
 pub struct Unpacking<'a> {
     root: OwnedFd,
-    sources: Vec<(Source<'a>, Vec<u8>)>,
+    sources: Vec<(Source<'a>, Tar, Digests)>,
     options: unpack::Options,
 }
 
@@ -445,8 +449,15 @@ impl Unpacking<'_> {
     /// Unpacks them; returns a line about it.
     pub fn run(self) -> Result<String> {
         let mut unpacker = unpack::Unpacker::new(self.root.as_fd(), &self.options)?;
-        for (mut source, name) in self.sources {
-            unpacker.layer(&mut source, &name)?;
+        for (mut source, tar, digests) in self.sources {
+            let name = tar.path.as_os_str().as_bytes();
+            #[cfg(feature = "images")]
+            digest::checked(&mut source, name, digests, |source| {
+                unpacker.layer(source, name)
+            })?;
+            #[cfg(not(feature = "images"))]
+            unpacker.layer(&mut source, name)?;
+            let _ = digests;
         }
         let report = unpacker.finish()?;
         Ok(format!(
@@ -463,10 +474,7 @@ impl Unpacking<'_> {
 impl Part {
     fn section(&self) -> Result<(Vec<u8>, Section)> {
         let name = self.path.as_os_str().as_bytes();
-        let file = self
-            .file
-            .try_clone()
-            .map_err(|error| Error::io("dup", name, &error))?;
+        let file = dup(&self.file)?;
         let (offset, left) = (self.offset, self.size);
         Ok((name.to_vec(), Section { file, offset, left }))
     }
@@ -516,6 +524,10 @@ fn open(path: &Path) -> Result<File> {
         }
     };
     opened.map_err(|error| Error::io("open", name, &error))
+}
+
+fn dup(file: &File) -> Result<File> {
+    (file.try_clone()).map_err(|error| Error::io("dup", "image", &error))
 }
 
 /// Bytes in a file; 0 if it is none.

@@ -6,7 +6,7 @@ use std::io::Read;
 
 use sha2::Digest;
 
-use super::decompress::Source;
+use super::decompress::{self, Source};
 use super::inflate::inflate;
 use crate::error::{Error, Result, quote};
 
@@ -65,14 +65,50 @@ pub fn inflate_checked(
 
 /// Reads `source` to its end; an error if it does not have this digest.
 pub fn verify(source: &mut dyn Source, name: &[u8], digest: Sha256) -> Result<()> {
-    let mut check = Check::new(Some(digest), true);
+    checked(source, name, (Some(digest), None), |_| Ok(()))
+}
+
+/// Lets `work` read `source`, and then does what [`inflate_checked`] says of what is read. Where the inflated bytes have
+/// a digest it is those that `work` reads.
+pub fn checked(
+    source: &mut dyn Source,
+    name: &[u8],
+    (stored, plain): (Option<Sha256>, Option<Sha256>),
+    work: impl FnOnce(&mut dyn Source) -> Result<()>,
+) -> Result<()> {
+    let (mut check, mut inflated) = (Check::new(stored, false), Check::new(plain, false));
+    let mut source = Checked {
+        source,
+        check: &mut check,
+    };
+    if plain.is_some() {
+        let mut plain = decompress::open(&mut source, name)?;
+        let mut plain = Checked {
+            source: &mut plain,
+            check: &mut inflated,
+        };
+        work(&mut plain)?;
+        drain(&mut plain, name)?;
+    } else {
+        work(&mut source)?;
+    }
+    if stored.is_some() {
+        drain(&mut source, name)?;
+    }
+    check.finish(name, "its bytes")?;
+    inflated.finish(name, "its inflated bytes").map(drop)
+}
+
+/// Reads to the end.
+fn drain(source: &mut dyn Source, name: &[u8]) -> Result<()> {
     let mut buffer = vec![0; 1 << 18];
     loop {
         match source.read(&mut buffer) {
-            Ok(0) => return check.finish(name, "its bytes").map(drop),
-            Ok(count) => check.update(buffer.get(..count).unwrap_or_default()),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::io("read", name, &error)),
+            Ok(0) => return Ok(()),
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                return Err(Error::io("read", name, &error));
+            }
+            _ => {}
         }
     }
 }
