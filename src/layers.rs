@@ -146,19 +146,21 @@ impl Layers<'_> {
 
     /// The image under a name.
     fn named(&self, path: &Path, held: &mut Held) -> Result<Image> {
+        let absent = Error::sys("ROOTFS open", path.as_os_str().as_bytes(), Errno::NOENT);
         #[cfg(feature = "images")]
         if let Some(name) = path
             .to_str()
             .filter(|name| crate::images::check_name(name).is_ok())
-            && let Some(stored) = crate::images::resolve(&self.host.store, name)?
         {
+            let Some(stored) = crate::images::resolve(&self.host.store, name)? else {
+                return Err(absent.hint("nor is there an image of that name"));
+            };
             let image = stored.image.clone();
             held.stored = Some(stored);
             return Ok(image);
         }
         let _ = held;
-        let error = Error::sys("ROOTFS open", path.as_os_str().as_bytes(), Errno::NOENT);
-        Err(error.hint("nor is there an image of that name"))
+        Err(absent)
     }
 
     /// Standard input: a file as it is; else copied into a file first, inflated on the way. That takes the place of
