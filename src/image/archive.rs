@@ -17,7 +17,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
 use super::tar::{BLOCK, Item, Member, Parser};
-use super::{Compression, Config, Image, Layer, Section, Tar, decompress};
+use super::{Config, Image, Layer, Section, Tar, decompress};
 use crate::error::{Error, Result, path as show};
 
 /// Which image, if there are several.
@@ -67,7 +67,7 @@ pub fn open_file(file: &File, path: &Path, name: &Path, wanted: &Wanted) -> Resu
         path: path.into(),
         offset: 0,
         size: None,
-        compression: compression(start),
+        compression: decompress::detect(start),
         digest: None,
         diff_id: None,
     };
@@ -250,16 +250,6 @@ pub fn relative(directory: &[u8], path: &[u8]) -> Vec<u8> {
         }
     }
     components.join(&b'/')
-}
-
-/// By magic number. What decompress.rs does not know is found by who reads it.
-pub fn compression(start: &[u8]) -> Option<Compression> {
-    match start {
-        [0x1f, 0x8b, ..] => Some(Compression::Gzip),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Compression::Zstd),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Compression::Xz),
-        _ => None,
-    }
 }
 
 /// What a build that reads images does with them.

@@ -16,7 +16,8 @@ use rustix::io::Errno;
 
 use container::resolve;
 
-use super::archive::{compression, members, read_at, relative};
+use super::archive::{members, read_at, relative};
+use super::decompress;
 use super::tar::{Kind, Member};
 use super::{Sha256, Tar};
 use crate::error::{quote, reason};
@@ -190,7 +191,7 @@ impl Blob {
             path: self.path,
             offset: self.offset,
             size: Some(self.size),
-            compression: compression(&start[..length]),
+            compression: decompress::detect(&start[..length]),
             digest,
             diff_id: Some(diff_id),
         })
