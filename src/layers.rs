@@ -197,6 +197,10 @@ impl Layers<'_> {
         let store = &self.host.store;
         let parts = stack.tars.iter().map(|tar| self.plain(tar));
         let parts = parts.collect::<Result<Vec<Part>>>()?;
+        let inflated = || {
+            let cache = store.join("cache");
+            (parts.iter()).filter(move |part| part.path.starts_with(&cache))
+        };
         let suffix = match stack.whiteouts() {
             Whiteouts::Ordinary => "index",
             Whiteouts::Remove => "layers.index",
@@ -214,13 +218,24 @@ impl Layers<'_> {
             true => cache::name(&ranges, suffix)?,
             false => None,
         };
-        let sections = || (parts.iter().map(Part::section)).collect::<Result<Vec<_>>>();
+        let sections = || {
+            let named = parts.iter().zip(&stack.tars);
+            named
+                .map(|(part, tar)| part.section(&tar.path))
+                .collect::<Result<Vec<_>>>()
+        };
         let (mut made, mut why) = (None, None);
         let mut fill = |file: &File| {
             for (part, tar) in parts.iter().zip(&stack.tars) {
                 self.verify(part, tar)?;
             }
-            match index::index(&sections()?, stack.whiteouts(), file)? {
+            let indexed = index::index(&sections()?, stack.whiteouts(), file).inspect_err(|_| {
+                // What turns out to be no tar is not kept inflated.
+                for part in inflated() {
+                    cache::remove(&part.path, false, |file| !cache::in_use(file));
+                }
+            });
+            match indexed? {
                 Ok(indexed) => made = Some(indexed),
                 Err(reason) => why = Some(reason),
             }
@@ -319,9 +334,15 @@ impl Layers<'_> {
         let root = openat(CWD, target, flags, Mode::empty())
             .map_err(|errno| Error::sys("open", target, errno))?;
         let limit = free(to)?;
+        let (mut room, mut room_name) = (limit, to.display().to_string());
         let mut sources = Vec::new();
         for tar in &stack.tars {
             let source = self.source(tar, open(&tar.path)?)?;
+            if let Some(given) = self.limit.filter(|given| *given < limit)
+                && (tar.compression.is_some() || tar.path == Path::new(STDIN))
+            {
+                (room, room_name) = (given, "the --image-limit".to_owned());
+            }
             if source.sized && source.section.left > limit {
                 return Err(short(source.section.left, limit, to));
             }
@@ -332,8 +353,8 @@ impl Layers<'_> {
             sources,
             options: unpack::Options {
                 in_userns,
-                limit,
-                limit_name: to.display().to_string(),
+                limit: room,
+                limit_name: room_name,
                 whiteouts: stack.whiteouts(),
             },
         })
@@ -474,8 +495,9 @@ impl Unpacking<'_> {
 }
 
 impl Part {
-    fn section(&self) -> Result<(Vec<u8>, Section)> {
-        let name = self.path.as_os_str().as_bytes();
+    /// With the name that errors have for it.
+    fn section(&self, name: &Path) -> Result<(Vec<u8>, Section)> {
+        let name = name.as_os_str().as_bytes();
         let file = dup(&self.file)?;
         let (offset, left) = (self.offset, self.size);
         Ok((name.to_vec(), Section { file, offset, left }))

@@ -17,9 +17,8 @@ use rustix::io::Errno;
 use container::resolve;
 
 use super::archive::{members, read_at, relative};
-use super::decompress;
 use super::tar::{Kind, Member};
-use super::{Sha256, Tar};
+use super::{Sha256, Tar, decompress};
 use crate::error::{quote, reason};
 
 /// The largest document in JSON, in bytes. Registries accept manifests of 4 MiB.
