@@ -12,6 +12,8 @@ pub mod archive;
 pub mod blobs;
 #[cfg(feature = "images")]
 pub mod changes;
+#[cfg(any(feature = "gzip", feature = "xz"))]
+mod crc;
 pub mod decompress;
 #[cfg(feature = "images")]
 pub mod digest;

@@ -6,6 +6,9 @@ use std::io::{Error, ErrorKind, Read, Result};
 /// A source that keeps why it ended, for a decoder whose own errors say too much (1 KB of text for each) or too little.
 pub struct Watched<R> {
     pub source: R,
+    /// Bytes read so far.
+    #[cfg_attr(not(feature = "xz"), allow(dead_code))]
+    pub count: u64,
     failed: Option<Error>,
     ended: bool,
 }
@@ -14,6 +17,7 @@ impl<R: Read> Watched<R> {
     pub fn new(source: R) -> Watched<R> {
         Watched {
             source,
+            count: 0,
             failed: None,
             ended: false,
         }
@@ -35,7 +39,10 @@ impl<R: Read> Read for Watched<R> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let result = self.source.read(buffer);
         match &result {
-            Ok(count) => self.ended = *count == 0 && !buffer.is_empty(),
+            Ok(count) => {
+                self.ended = *count == 0 && !buffer.is_empty();
+                self.count += *count as u64;
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => {
                 let kept = error
