@@ -235,13 +235,9 @@ fn boot() -> Result<String> {
 
 /// The entry of this name, open for reading and writing (who shares a mount holds locks of both kinds).
 pub fn get(store: &Path, name: &str) -> Result<Option<File>> {
-    let directory = store.join("cache");
-    if !directory.exists() {
+    let Some(directory) = existing(store)? else {
         return Ok(None);
-    }
-    // In somebody else's directory it could be anything.
-    make_private(store)?;
-    make_private(&directory)?;
+    };
     let path = directory.join(name);
     match File::options().read(true).write(true).open(&path) {
         Ok(file) => Ok(Some(file)),
@@ -259,9 +255,7 @@ pub fn make(
     interrupted: impl Fn() -> bool,
     fill: impl FnOnce(&File) -> Result<()>,
 ) -> Result<File> {
-    let directory = store.join("cache");
-    make_private(store)?;
-    make_private(&directory)?;
+    let directory = directory(store)?;
     let path = directory.join(format!("{NEW}{name}"));
     let file = loop {
         match locked(&path, false, &interrupted) {
@@ -300,6 +294,22 @@ pub fn directory(store: &Path) -> Result<PathBuf> {
     Ok(directory)
 }
 
+/// The cache's directory if it is there. In somebody else's an entry could be anything.
+fn existing(store: &Path) -> Result<Option<PathBuf>> {
+    match store.join("cache").exists() {
+        true => directory(store).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Removes what the dead were making.
+pub fn clean(store: &Path) -> Result<()> {
+    if let Some(directory) = existing(store)? {
+        sweep(&directory, false);
+    }
+    Ok(())
+}
+
 /// Keeps an entry from being removed for as long as this process lives. To be called when it has closed all other
 /// descriptors of it.
 pub fn hold(path: &Path) {
@@ -314,12 +324,9 @@ pub fn hold(path: &Path) {
 
 /// Removes what is in the cache and not in use; only looks if `dry`.
 pub fn empty(store: &Path, dry: bool) -> Result<Vec<Removed>> {
-    let directory = store.join("cache");
-    if !directory.exists() {
+    let Some(directory) = existing(store)? else {
         return Ok(Vec::new());
-    }
-    make_private(store)?;
-    make_private(&directory)?;
+    };
     let mut removed = sweep(&directory, dry);
     for name in names(&directory)
         .iter()

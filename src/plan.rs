@@ -154,6 +154,9 @@ pub enum Users {
     Range,
 }
 
+/// How an image is mounted.
+const IMAGE: &str = "MS_RDONLY|MS_NOSUID|MS_NODEV";
+
 /// How many ids a container with a range of its own has.
 pub const RANGE: u32 = 65536;
 
@@ -229,7 +232,7 @@ impl fmt::Display for Task {
             }
             Task::Index { stack, number, .. } => write!(
                 f,
-                "index({stack}), fsopen(\"erofs\"), fsmount, move_mount(\"image{number}\")"
+                "index({stack}) = {{index}}, mount({{index}}, \"image{number}\", \"erofs\", {IMAGE}, \"device=…\")"
             ),
             Task::MountFile {
                 path,
@@ -237,13 +240,21 @@ impl fmt::Display for Task {
                 device,
                 number,
             } => {
-                let (path, fstype) = (show(path), Quoted(fstype));
-                f.write_str(if *device {
-                    ""
+                let mut path = show(path);
+                if !*device && *fstype != c"erofs" {
+                    write!(f, "ioctl(LOOP_CONFIGURE, {path}) = {{loop}}, ")?;
+                    path = "{loop}".into();
+                }
+                let options = if *fstype == c"ext4" {
+                    "errors=remount-ro"
                 } else {
-                    "ioctl(LOOP_CONFIGURE), "
-                })?;
-                write!(f, "mount({path}, \"image{number}\", {fstype}, MS_RDONLY)")
+                    ""
+                };
+                let fstype = Quoted(fstype);
+                write!(
+                    f,
+                    "mount({path}, \"image{number}\", {fstype}, {IMAGE}, \"{options}\")"
+                )
             }
             Task::ClaimIds(path) => {
                 let path = show(&path.join("ids"));

@@ -26,6 +26,7 @@ use container::step::{Step, Target};
 use container::sys::{self, Word};
 use container::user::User;
 
+use crate::cache;
 use crate::cli::Mode as RunMode;
 use crate::error::{Error, Result, path as show, reason, say};
 use crate::explain::{namespace_hint, step_error};
@@ -269,6 +270,7 @@ impl Supervisor<'_> {
                 if self.directories.is_empty() {
                     store::sweep(&self.host.run, "running")?;
                     store::sweep(&self.host.store, "containers")?;
+                    cache::clean(&self.host.store)?;
                 }
                 self.directories.push(Directory::create(path)?);
                 Ok(())
