@@ -9,13 +9,13 @@ use std::path::Path;
 
 use support::{Bench, Run, guest, have_program, mini};
 
-/// Options that between them bring every kind of step; what is unpacked brings the rest.
+/// Options that between them bring every kind of step; images bring the rest.
 fn option_sets(bench: &Bench) -> Vec<Vec<String>> {
     let dir = bench.dir("dir");
     let (rw, ro) = (format!("{dir}:/rw"), format!("{dir}:/ro:ro"));
     let strict = format!("{dir}:/strict:noidmap");
     let guest = format!("{}:/guest:ro", guest());
-    let sets: [&[&str]; 21] = [
+    let sets: [&[&str]; 24] = [
         &[],
         &[
             "-v",
@@ -86,6 +86,9 @@ fn option_sets(bench: &Bench) -> Vec<Vec<String>> {
         &["--seccomp", "unconfined"],
         &["--seccomp", "log", "--net", "host"],
         &["--userns", "host", "--net", "host", "--ipc", "host"],
+        &["--store", "index"],
+        &["--store", "unpack"],
+        &["--store", "tmpfs", "--upper", "disk"],
     ];
     let with_guest = |set: &[&str]| {
         [&["-v", guest.as_str()], set]
@@ -95,6 +98,43 @@ fn option_sets(bench: &Bench) -> Vec<Vec<String>> {
             .collect()
     };
     sets.iter().map(|set| with_guest(set)).collect()
+}
+
+/// Options with an image: a tar, a directory, layers above them, a file system in a file.
+fn runs(bench: &Bench) -> Vec<Vec<String>> {
+    let directory = bench.busybox_directory();
+    let mut runs = Vec::new();
+    for set in option_sets(bench) {
+        for image in [bench.busybox(), &directory] {
+            runs.push([&set[..], &[image.to_owned()]].concat());
+        }
+    }
+    let guest = format!("{}:/guest:ro", guest());
+    let mut add = |words: &[&str]| {
+        let words = [&["-v", &guest], words].concat();
+        runs.push(words.iter().map(|word| word.to_string()).collect());
+    };
+    let above = bench.dir("above");
+    bench.file("above/.wh.etc", "");
+    let layer = bench.text("layer.tar");
+    (Run::new("tar")
+        .args(&["cf", &layer, "-C", &above, "."])
+        .output())
+    .ok();
+    add(&["--layer", &layer, bench.busybox()]);
+    add(&["--layer", &layer, &directory]);
+    let both = ["--layer", &above, "--layer", &layer, bench.busybox()];
+    add(&both);
+    add(&[&["--store", "unpack", "--upper", "disk"][..], &both].concat());
+    if have_program("mksquashfs") {
+        let squashfs = bench.text("image.squashfs");
+        let make = Run::new("mksquashfs").args(&[&directory, &squashfs, "-quiet", "-no-progress"]);
+        make.output().ok();
+        add(&[&squashfs]);
+        add(&["--layer", &layer, "--userns", "host", &squashfs]);
+    }
+    add(&["--rw", &directory]);
+    runs
 }
 
 fn words(set: &[String]) -> Vec<&str> {
@@ -249,52 +289,46 @@ fn a_trace_has_the_lines_of_the_dry_run_in_the_same_order() {
     let Some(bench) = Bench::new("trace") else {
         return;
     };
-    let directory = bench.small_image("image");
-    for set in option_sets(&bench) {
-        for image in [bench.busybox(), &directory] {
-            if image == directory && set.contains(&"user".to_owned()) {
-                continue; // it has no /etc/passwd
+    for set in runs(&bench) {
+        let rest = [&words(&set)[..], &["--", "/guest", "exit", "4"]].concat();
+        let plan = bench.mini(&["run", "--dry-run"]).args(&rest).output().ok();
+        let trace = bench
+            .mini(&["run", "--trace"])
+            .args(&rest)
+            .output()
+            .expect(4)
+            .stderr
+            .replace('\r', "");
+        let mut done = String::new();
+        for line in trace.lines().filter(|line| !line.starts_with("# ")) {
+            let (step, time) = line
+                .rsplit_once(" <")
+                .unwrap_or_else(|| panic!("no time: {line}"));
+            let time = time
+                .strip_suffix(" us>")
+                .unwrap_or_else(|| panic!("no time: {line}"));
+            assert!(time.parse::<f64>().is_ok(), "{line}");
+            done += &format!("{step}\n");
+        }
+        let plan: String = plan
+            .lines()
+            .filter(|line| !line.starts_with("# "))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let (done, plan) = (without_id(&done), without_id(&plan));
+        // Init and the command are two processes: either may be the first to say something after the fork.
+        for commands in [false, true] {
+            let part = |text: &'_ str| -> Vec<String> {
+                let lines = text.lines().map(str::to_owned);
+                lines
+                    .filter(|line| line.starts_with("command ") == commands)
+                    .collect()
+            };
+            let (done, plan) = (part(&done), part(&plan));
+            for (done, plan) in done.iter().zip(&plan) {
+                assert_eq!(done, plan, "{set:?}");
             }
-            let rest = [&words(&set)[..], &[image, "--", "/guest", "exit", "4"]].concat();
-            let plan = bench.mini(&["run", "--dry-run"]).args(&rest).output().ok();
-            let trace = bench
-                .mini(&["run", "--trace"])
-                .args(&rest)
-                .output()
-                .expect(4)
-                .stderr
-                .replace('\r', "");
-            let mut done = String::new();
-            for line in trace.lines().filter(|line| !line.starts_with("# ")) {
-                let (step, time) = line
-                    .rsplit_once(" <")
-                    .unwrap_or_else(|| panic!("no time: {line}"));
-                let time = time
-                    .strip_suffix(" us>")
-                    .unwrap_or_else(|| panic!("no time: {line}"));
-                assert!(time.parse::<f64>().is_ok(), "{line}");
-                done += &format!("{step}\n");
-            }
-            let plan: String = plan
-                .lines()
-                .filter(|line| !line.starts_with("# "))
-                .map(|line| format!("{line}\n"))
-                .collect();
-            let (done, plan) = (without_id(&done), without_id(&plan));
-            // Init and the command are two processes: either may be the first to say something after the fork.
-            for commands in [false, true] {
-                let part = |text: &'_ str| -> Vec<String> {
-                    let lines = text.lines().map(str::to_owned);
-                    lines
-                        .filter(|line| line.starts_with("command ") == commands)
-                        .collect()
-                };
-                let (done, plan) = (part(&done), part(&plan));
-                for (done, plan) in done.iter().zip(&plan) {
-                    assert_eq!(done, plan, "{set:?}");
-                }
-                assert_eq!(done.len(), plan.len(), "{set:?}");
-            }
+            assert_eq!(done.len(), plan.len(), "{set:?}");
         }
     }
 }
@@ -317,7 +351,7 @@ fn new_call(name: &str, arguments: &[&str]) -> Call {
 
 /// The calls that matter: everything that mounts, makes or enters namespaces, changes root, ids, capabilities, filters,
 /// and what mini writes to files of the kernel's or of its own.
-const WATCHED: [&str; 49] = [
+const WATCHED: [&str; 50] = [
     "mount",
     "umount2",
     "umount",
@@ -367,6 +401,7 @@ const WATCHED: [&str; 49] = [
     "chmod",
     "fchown",
     "fchmod",
+    "ioctl",
 ];
 
 /// Splits the arguments of a call at the top level.
@@ -465,6 +500,29 @@ fn place(text: &str, descriptors: &Descriptors) -> String {
     }
 }
 
+/// What an image is mounted from as the plan shows it, whatever its name or number.
+fn source(path: String) -> String {
+    match path.as_str() {
+        // An index, in the cache or too special for that.
+        text if text.contains("/cache/") => "{index}".into(),
+        text if text.starts_with("\"/dev/loop") => "{loop}".into(),
+        _ => path,
+    }
+}
+
+/// The options of a mount with the files that they name by descriptors.
+fn options(text: &str, descriptors: &Descriptors) -> String {
+    let words = text.trim_matches('"').split(',').map(|word| {
+        let file = word.strip_prefix("device=/proc/self/fd/");
+        let path = file.and_then(|number| descriptors.get(number));
+        path.map_or(word.to_owned(), |path| format!("device={path}"))
+    });
+    match text.starts_with('"') {
+        true => format!("\"{}\"", words.collect::<Vec<_>>().join(",")),
+        false => text.into(),
+    }
+}
+
 /// One shape for a call of the plan and one that strace saw; `None` if it is not watched.
 fn call(text: &str, id: &str, descriptors: &Descriptors) -> Option<Call> {
     let (name, rest) = text.split_once('(')?;
@@ -509,13 +567,19 @@ fn call(text: &str, id: &str, descriptors: &Descriptors) -> Option<Call> {
     match name {
         "mount" => {
             watched = vec![
-                places(get(0)),
+                source(places(get(0))),
                 places(get(1)),
                 get(2),
                 flags(&get(3)),
-                get(4),
+                options(&get(4), descriptors),
             ]
         }
+        // Somebody else may have been faster to take that loop device.
+        "ioctl" if get(1) == "LOOP_CONFIGURE" && !result.contains("EBUSY") => {
+            let file = descriptors.get(field(&get(2), "fd"));
+            watched = vec![get(1), file.cloned().unwrap_or_default()];
+        }
+        "ioctl" => return None,
         "unshare" => watched = vec![flags(&get(0))],
         "sethostname" => watched.truncate(1),
         // What has just been made has no more than a number; a process is made with the namespaces' flags only.
@@ -641,7 +705,7 @@ impl Process {
         let Some((name, rest)) = text.split_once('(') else {
             return false;
         };
-        if !["open", "openat", "openat2", "write", "pwrite64"].contains(&name) {
+        if !["open", "openat", "openat2", "write", "pwrite64", "fcntl"].contains(&name) {
             return false;
         }
         let Some((rest, result)) = rest.rsplit_once(" = ") else {
@@ -649,11 +713,22 @@ impl Process {
         };
         let given = arguments(rest.trim_end().strip_suffix(')').unwrap_or(rest));
         let result = result.split(' ').next().unwrap();
+        if name == "fcntl" {
+            let copy = given[1].starts_with("F_DUPFD");
+            if let (true, Some(path)) = (copy, self.descriptors.get(&given[0]).cloned()) {
+                self.descriptors.insert(result.into(), path);
+                self.writable.remove(result);
+            }
+            return copy;
+        }
         if name == "write" || name == "pwrite64" {
             if !self.writable.contains(&given[0]) {
                 return true;
             }
-            let path = &self.descriptors[&given[0]];
+            let path = match self.descriptors[&given[0]].as_str() {
+                path if path.contains("/cache/.new-") => "{index}",
+                path => path,
+            };
             let text = given[1].replace("\\n\"", "\"");
             let write = new_call("write", &[&format!("\"{path}\""), &text, &given[2]]);
             match self.calls.last_mut() {
@@ -774,6 +849,20 @@ fn expected(step: &str, id: &str, user: &str) -> Vec<Planned> {
             one("execve", &["sealed"]),
             one("prctl", &["PR_SET_NAME", "\"mini\""]),
         ];
+    }
+    if let Some((archives, mount)) = step.split_once(") = {index}, ") {
+        // One that is in the cache is not written again.
+        let files = archives.split('"').skip(1).step_by(2);
+        let devices: String = files.map(|file| format!("device={file},")).collect();
+        let mount = call(&mount.replace("device=…", &devices), id, &none).unwrap();
+        let write = maybe("write", &["\"{index}\"", "*", "*"]);
+        return vec![write, one("mount", &words(&mount.arguments))];
+    }
+    if let Some((configure, mount)) = step.split_once(" = {loop}, ") {
+        let mount = call(mount, id, &none).unwrap();
+        let file = string(configure).replace('"', "");
+        let configure = one("ioctl", &["LOOP_CONFIGURE", &file]);
+        return vec![configure, one("mount", &words(&mount.arguments))];
     }
     if let Some(maps) = step.strip_prefix("unshare(CLONE_NEWUSER), ") {
         // Without newuidmap there is one line each.
@@ -966,16 +1055,13 @@ fn strace_sees_the_calls_of_the_plan_in_order_and_no_others() {
     if !have_program("strace") {
         return;
     }
-    let directory = bench.busybox_directory();
-    for set in option_sets(&bench) {
-        for image in [bench.busybox(), &directory] {
-            compare(
-                &bench,
-                mini().to_str().unwrap(),
-                &[&words(&set)[..], &[image, "--", "/guest", "exit", "4"]].concat(),
-                false,
-            );
-        }
+    for set in runs(&bench) {
+        compare(
+            &bench,
+            mini().to_str().unwrap(),
+            &[&words(&set)[..], &["--", "/guest", "exit", "4"]].concat(),
+            false,
+        );
     }
 }
 

@@ -650,7 +650,8 @@ impl Bench {
         assert_eq!(self.files(), Vec::<String>::new(), "files are left");
     }
 
-    /// Directories and files that containers have left, but not the directories that stay for the next one.
+    /// Directories and files that containers have left, but not what stays for the next one: some directories, and
+    /// complete entries of the cache.
     pub fn files(&self) -> Vec<String> {
         let mut found = Vec::new();
         for top in ["run", "store"] {
@@ -670,9 +671,17 @@ impl Bench {
             self.text("run/ids"),
             self.text("store"),
             self.text("store/containers"),
+            self.text("store/cache"),
         ];
-        let kept = self.text("store/kept");
-        found.retain(|path| !(stays.contains(path) || self.keeps && path.starts_with(&kept)));
+        let (kept, cached, new) = (
+            self.text("store/kept"),
+            self.text("store/cache/"),
+            self.text("store/cache/.new-"),
+        );
+        found.retain(|path| {
+            let entry = path.starts_with(&cached) && !path.starts_with(&new);
+            !(stays.contains(path) || entry || self.keeps && path.starts_with(&kept))
+        });
         found
     }
 
