@@ -1589,7 +1589,7 @@ fn a_user_cannot_reach_roots_containers() {
                 );
             }
         }
-        for path in ["run", "store", "run/running", "store/containers"] {
+        for path in ["run", "store", "run/running", "store/cache"] {
             let attack = format!("read:{}", bench.text(path));
             assert_eq!(outside(&bench, USER, &attack), "EACCES");
             assert!(

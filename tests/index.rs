@@ -31,6 +31,12 @@ mod image {
     pub mod tar;
     pub mod tree;
     pub mod unpack;
+    #[cfg(any(feature = "zstd", feature = "xz"))]
+    mod watched;
+    #[cfg(feature = "xz")]
+    pub mod xz;
+    #[cfg(feature = "zstd")]
+    pub mod zstd;
 }
 use image::index::{devices, index};
 use image::reader::{Section, Whiteouts};
@@ -164,12 +170,12 @@ fn unpack(tars: &[(Vec<u8>, Section)], whiteouts: Whiteouts, target: &Path) -> R
     .unwrap();
     let mut unpacker = Unpacker::new(root.as_fd(), &options).unwrap();
     for (name, section) in tars {
-        let source = Section {
+        let mut source = Section {
             file: section.file.try_clone().unwrap(),
             ..*section
         };
         unpacker
-            .layer(source, name)
+            .layer(&mut source, name)
             .map_err(|error| error.to_string())?;
     }
     unpacker.finish().map_err(|error| error.to_string())?;

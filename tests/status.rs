@@ -448,7 +448,15 @@ fn what_is_missing_on_the_host_is_named() {
     let absent = "No such file or directory";
     assert_eq!(
         refused(&bench, bench.mini(&["run", "/no/such.tar"])),
-        format!("ROOTFS stat(\"/no/such.tar\"): {absent}")
+        format!("ROOTFS open(\"/no/such.tar\"): {absent}")
+    );
+    let hint = match is_core() {
+        true => "",
+        false => " (nor is there an image of that name)",
+    };
+    assert_eq!(
+        refused(&bench, bench.mini(&["run", "no-such:1"])),
+        format!("ROOTFS open(\"no-such:1\"): {absent}{hint}")
     );
     let line = refused(&bench, bench.run(&["-v", "/no/such:/x"], &["true"]));
     assert_eq!(line, format!("--volume stat(\"/no/such\"): {absent}"));
