@@ -19,7 +19,7 @@ mod image;
 #[allow(dead_code)]
 mod json;
 use image::archive::{Opened, Wanted, open_file};
-use image::{Layer, inflate, manifest};
+use image::{Layer, digest, manifest};
 
 fn member(archive: &mut Vec<u8>, name: &str, data: &[u8]) {
     let mut block = [0; 512];
@@ -43,7 +43,7 @@ fn member(archive: &mut Vec<u8>, name: &str, data: &[u8]) {
 fn archive(document: u8, text: &[u8]) -> Vec<u8> {
     let mut archive = Vec::new();
     member(&mut archive, "oci-layout", b"{}");
-    let layer = inflate::hex(&inflate::sha256(b"layer"));
+    let layer = digest::hex(&digest::sha256(b"layer"));
     member(&mut archive, &format!("blobs/sha256/{layer}"), b"layer");
     if document == 0 {
         member(&mut archive, "manifest.json", text);
@@ -53,7 +53,7 @@ fn archive(document: u8, text: &[u8]) -> Vec<u8> {
         return archive;
     }
     let mut blob = |media_type: &str, text: &[u8]| {
-        let digest = inflate::hex(&inflate::sha256(text));
+        let digest = digest::hex(&digest::sha256(text));
         member(&mut archive, &format!("blobs/sha256/{digest}"), text);
         let size = text.len();
         format!(

@@ -11,15 +11,12 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../../src/error.rs"]
 #[allow(dead_code)]
 mod error;
-#[path = "../../../src/image"]
+#[path = "../../../src/image/mod.rs"]
 #[allow(dead_code)]
-mod image {
-    pub mod acl;
-    pub mod index;
-    pub mod reader;
-    pub mod tar;
-    pub mod tree;
-}
+mod image;
+#[path = "../../../src/json.rs"]
+#[allow(dead_code)]
+mod json;
 use image::index::index;
 use image::reader::{Section, Whiteouts};
 use image::tar::BLOCK;
