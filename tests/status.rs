@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use support::{Bench, Output, Run, guest, rootfs};
+use support::{Bench, Output, Run, guest, is_core, rootfs};
 
 #[test]
 fn the_status_is_the_commands_own() {

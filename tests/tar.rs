@@ -3,13 +3,16 @@
 //! The sources are compiled into this test (mini is a program, not a library), so that they can be called in ways the
 //! command line does not offer. `tests/tar/torture` makes the archives. Needs root; what needs more says so. The whole
 //! runs a second time under `strace -e inject=openat2:error=ENOSYS`, as on a kernel before Linux 5.6.
+//!
+//! Archives that mean harm also go through the index writer and, as files, to the program itself, which indexes what it
+//! can: it has to say the same, and to leave nothing. (That indexes show the same trees is in index.rs.)
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -22,37 +25,38 @@ use rustix::fs::{CWD, Mode, OFlags, SeekFrom, openat};
 #[allow(dead_code)]
 #[path = "../src/error.rs"]
 mod error;
+#[allow(dead_code)]
 #[path = "../src/image"]
 mod image {
     pub mod acl;
     pub mod decompress;
     #[cfg(feature = "gzip")]
     pub mod gzip;
+    pub mod index;
+    pub mod reader;
     pub mod remove;
     pub mod tar;
+    pub mod tree;
     pub mod unpack;
+    #[cfg(any(feature = "zstd", feature = "xz"))]
+    mod watched;
+    #[cfg(feature = "xz")]
+    pub mod xz;
+    #[cfg(feature = "zstd")]
+    pub mod zstd;
 }
+mod support;
 /// What the core build leaves out.
 const GZIP: bool = cfg!(feature = "gzip");
 
 use container::resolve;
+use image::index::index;
+use image::reader::{Section, Whiteouts};
 use image::remove::remove_tree;
-use image::unpack::{Options, Report, unpack};
+use image::unpack::{Options, Report, Unpacker};
+use support::{Run, have};
 
 // --- helpers ---------------------------------------------------------------------------------------------------
-
-/// True if the test can go on; otherwise says why not, and fails if `MINI_TEST_REQUIRE` lists `what`.
-fn have(what: &str, available: bool, reason: &str) -> bool {
-    let required = std::env::var("MINI_TEST_REQUIRE").unwrap_or_default();
-    assert!(
-        available || !required.split(',').any(|word| word == what),
-        "MINI_TEST_REQUIRE has {what}, but {reason}"
-    );
-    if !available {
-        eprintln!("skipped: {reason}");
-    }
-    available
-}
 
 fn root() -> bool {
     have(
@@ -104,12 +108,24 @@ fn options(limit: u64) -> Options {
         in_userns: false,
         limit,
         limit_name: "/store".to_owned(),
+        whiteouts: Whiteouts::Ordinary,
     }
 }
 
-fn mini(archive: &[u8], root: &Path) -> Result<Report, String> {
+fn unpack(
+    mut archive: impl Read,
+    name: &[u8],
+    root: &Path,
+    options: &Options,
+) -> error::Result<Report> {
     let root = open(root);
-    unpack(archive, b"x.tar", root.as_fd(), &options(1 << 30)).map_err(|error| {
+    let mut unpacker = Unpacker::new(root.as_fd(), options)?;
+    unpacker.layer(&mut archive, name)?;
+    unpacker.finish()
+}
+
+fn mini(archive: &[u8], root: &Path) -> Result<Report, String> {
+    unpack(archive, b"x.tar", root, &options(1 << 30)).map_err(|error| {
         assert_eq!(error.status, 125);
         let line = error.to_string();
         assert!(line.starts_with("unpack(\"x.tar\"): "), "{line}");
@@ -247,9 +263,7 @@ fn assert_same(what: &str, mini: &Path, other: &Path) {
 fn compare(archive: &Path, scratch: &Scratch) {
     let (ours, theirs) = (scratch.dir("mini"), scratch.dir("gnu"));
     let source = fs::File::open(archive).unwrap();
-    let root = open(&ours);
-    let name = bytes(archive);
-    unpack(source, name, root.as_fd(), &options(1 << 40)).unwrap_or_else(|error| panic!("{error}"));
+    unpack(source, bytes(archive), &ours, &options(1 << 40)).unwrap();
     let mut tar = Command::new("tar");
     tar.args([
         "--numeric-owner",
@@ -368,7 +382,7 @@ fn in_a_user_namespace_with_one_id_what_cannot_be_is_counted() {
         in_userns: true,
         ..options(1 << 20)
     };
-    let report = unpack(&archive[..], b"x.tar", open(&tree).as_fd(), &limited).unwrap();
+    let report = unpack(&archive[..], b"x.tar", &tree, &limited).unwrap();
     assert_eq!(report.members, 4);
     assert_eq!(report.skipped_owners, 1);
     assert_eq!(report.skipped_devices, 1);
@@ -463,6 +477,20 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     gzip.wait_with_output().unwrap().stdout
 }
 
+/// Whether unpacking failed with this line, or inflating with the end of it. What is too large for the disk can be
+/// something else before it is written.
+fn says(line: &str, unpacked: &Result<Report, String>) -> bool {
+    let Err(error) = unpacked else { return false };
+    // musl has other words.
+    let line = line
+        .replace("Symbolic link loop", "Too many levels of symbolic links")
+        .replace("Filename too long", "File name too long");
+    let inflated = line.strip_prefix("inflate(\"x.tar\"): ");
+    *error == line
+        || error.contains(" bytes, only ")
+        || inflated.is_some_and(|reason| error.ends_with(&format!(" bytes: {reason}")))
+}
+
 /// Beside the root there is a directory with a canary; nothing may change there.
 struct Cage {
     scratch: Scratch,
@@ -482,6 +510,15 @@ impl Cage {
         }
     }
     fn unpack(&mut self, archive: &[u8]) -> (PathBuf, Result<Report, String>) {
+        let (root, result) = self.unpack_and_index(archive);
+        if std::env::var_os("MINI_TEST_NO_OPENAT2").is_none() {
+            for store in ["auto", "index"] {
+                self.run(store, &result);
+            }
+        }
+        (root, result)
+    }
+    fn unpack_and_index(&mut self, archive: &[u8]) -> (PathBuf, Result<Report, String>) {
         self.count += 1;
         let root = self.scratch.dir(&format!("root{}", self.count));
         let result = mini(archive, &root);
@@ -490,7 +527,63 @@ impl Cage {
             self.before,
             "{result:?}"
         );
+        let path = self.scratch.path("x.tar");
+        fs::write(&path, archive).unwrap();
+        if image::decompress::detect(archive).is_none() {
+            let section = Section {
+                file: fs::File::open(&path).unwrap(),
+                offset: 0,
+                left: archive.len() as u64,
+            };
+            let out = fs::File::create(self.scratch.path("index")).unwrap();
+            let indexed = index(&[(b"x.tar".to_vec(), section)], Whiteouts::Ordinary, &out);
+            match (indexed.map_err(|error| error.to_string()), &result) {
+                (Err(line), _) => {
+                    assert!(says(&line, &result), "index: {line}\nunpack: {result:?}")
+                }
+                // Unpacking decides.
+                (Ok(Err(_)), _) => {}
+                (Ok(Ok(_)), result) => assert!(
+                    result.is_ok() || says("", result),
+                    "indexed, unpack: {result:?}"
+                ),
+            }
+        }
         (root, result)
+    }
+    /// `mini run --store STORE x.tar -- /nothing` after unpacking had this result.
+    #[track_caller]
+    fn run(&self, store: &str, result: &Result<Report, String>) {
+        let path = self.scratch.path("x.tar");
+        let path = path.to_str().unwrap();
+        let run = Run::new(support::mini())
+            .env("MINI_ROOT", self.scratch.path("store"))
+            .env("MINI_RUN", self.scratch.path("run"))
+            .args(&["run", "--store", store, path, "--", "/nothing"]);
+        let output = run.output();
+        let (mut expected, mut left) = (125, Vec::new());
+        if result.is_ok() && !(store == "index" && output.status == 125) {
+            expected = 127;
+        }
+        let line = output.one_line(expected).replace(path, "x.tar");
+        match expected {
+            127 => assert_eq!(line, "execve(\"/nothing\"): not found in the container"),
+            _ => assert!(
+                says(&line, result) || store == "index" && line.starts_with("--store index: "),
+                "--store {store}: {line}\nunpack: {result:?}"
+            ),
+        }
+        for top in ["store", "run"] {
+            if self.scratch.path(top).exists() {
+                left.extend(manifest(&self.scratch.path(top)));
+                remove_tree(CWD, bytes(&self.scratch.path(top))).unwrap();
+            }
+        }
+        // That it cannot be indexed is remembered: an empty entry of the cache.
+        let known = |line: &str| line.contains(".index\" ") && line.contains(" size 0 ");
+        left.retain(|line| expected == 125 && !line.contains(" 040700 ") && !known(line));
+        assert_eq!(left, [""; 0], "--store {store}: {line}");
+        assert_eq!(manifest(&self.scratch.path("outside")), self.before);
     }
     #[track_caller]
     fn refuses(&mut self, members: &[Vec<u8>], expected: &str) {
@@ -741,13 +834,7 @@ fn lies_and_bombs_are_refused() {
     // Each member of nothing costs something, too.
     let many: Vec<_> = (0..200).map(|i| size(&format!("f{i}"), 0)).collect();
     let root = cage.scratch.dir("many");
-    let error = unpack(
-        &archive(&many)[..],
-        b"x",
-        open(&root).as_fd(),
-        &options(65536),
-    )
-    .unwrap_err();
+    let error = unpack(&archive(&many)[..], b"x", &root, &options(65536)).unwrap_err();
     assert!(error.to_string().contains("bytes, only"), "{error}");
 }
 
@@ -831,8 +918,8 @@ fn what_is_no_tar_is_told() {
             format!("{no_tar}wrong checksum (header at byte 0)"),
         ),
         (
-            b"\x28\xb5\x2f\xfd1234".to_vec(),
-            "unpack(\"x.tar\"): it is compressed with zstd, which this build of mini cannot read"
+            b"BZh91AY&SY".to_vec(),
+            "unpack(\"x.tar\"): it is compressed with bzip2, which this build of mini cannot read"
                 .to_owned(),
         ),
     ] {
@@ -901,13 +988,13 @@ fn an_archive_cut_at_every_byte_is_refused() {
     let whole = archive(&members);
     let end = whole.len() - 512; // one zero block is enough
     for length in 0..=whole.len() {
-        let (root, result) = cage.unpack(&whole[..length]);
+        let (root, result) = cage.unpack_and_index(&whole[..length]);
         assert_eq!(result.is_err(), length < end, "{length} bytes: {result:?}");
         remove_tree(CWD, bytes(&root)).unwrap();
     }
     let compressed = gzip(&whole);
     for length in 0..=compressed.len() {
-        let (root, result) = cage.unpack(&compressed[..length]);
+        let (root, result) = cage.unpack_and_index(&compressed[..length]);
         let complete = length == compressed.len() && GZIP;
         assert_eq!(result.is_ok(), complete, "{length} bytes: {result:?}");
         remove_tree(CWD, bytes(&root)).unwrap();
