@@ -90,7 +90,7 @@ pub enum Plain<'a> {
     #[cfg(feature = "zstd")]
     Zstd(Unzstd<BufReader<Begun<'a>>>),
     #[cfg(feature = "xz")]
-    Xz(Unxz<BufReader<Begun<'a>>>),
+    Xz(Box<Unxz<BufReader<Begun<'a>>>>),
 }
 
 impl Read for Plain<'_> {
@@ -157,7 +157,7 @@ pub fn open<'a>(source: &'a mut dyn Source, name: &[u8]) -> Result<Plain<'a>> {
         #[cfg(feature = "zstd")]
         Compression::Zstd => Ok(Plain::Zstd(Unzstd::new(source))),
         #[cfg(feature = "xz")]
-        Compression::Xz => Ok(Plain::Xz(Unxz::new(source))),
+        Compression::Xz => Ok(Plain::Xz(Box::new(Unxz::new(source)))),
         other => {
             drop(source);
             Err(Error::new(format!(
