@@ -205,8 +205,8 @@ pub fn identity(file: &File) -> Result<String> {
 }
 
 /// The name of what is made of these files, or parts of them (offset and size), with a suffix: `tar`, `index`, or `key`
-/// for an empty file that only stands for them. `None` if there are several and this build cannot hash (feature
-/// `images`): that is not cached.
+/// for an empty file that only stands for them. `None` if this boot has no name, or there are several and this build
+/// cannot hash (feature `images`): that is not cached.
 pub fn name(parts: &[(&File, u64, Option<u64>)], suffix: &str) -> Result<Option<String>> {
     let mut keys = Vec::new();
     for (file, offset, size) in parts {
@@ -223,14 +223,13 @@ pub fn name(parts: &[(&File, u64, Option<u64>)], suffix: &str) -> Result<Option<
         #[cfg(not(feature = "images"))]
         _ => return Ok(None),
     };
-    Ok(Some(format!("{}-{key}.{suffix}", boot()?)))
+    Ok(boot().map(|boot| format!("{boot}-{key}.{suffix}")))
 }
 
-/// The first eight digits of what the kernel calls this boot (random(4)).
-fn boot() -> Result<String> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?;
-    Ok(text.chars().take(8).collect())
+/// The first eight digits of what the kernel calls this boot (random(4)); none without CONFIG_SYSCTL.
+fn boot() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.chars().take(8).collect())
 }
 
 /// The entry of this name, open for reading and writing (who shares a mount holds locks of both kinds).

@@ -253,7 +253,11 @@ impl Layers<'_> {
             (None, None) => {
                 let new = NewFile::create(&cache::directory(store)?)?;
                 fill(new.file())?;
+<<<<<<< HEAD
                 dup(new.file())?
+=======
+                copy(new.file())?
+>>>>>>> 632ea12 (fix: without a boot_id nothing is cached; an index that cannot be mounted names the archive, quoted once)
             }
         };
         if let Some(why) = why {
@@ -273,9 +277,20 @@ impl Layers<'_> {
                 "it was tried before, and cannot be indexed".into(),
             ));
         }
+<<<<<<< HEAD
         let label = show(&stack.tars[0].path);
+=======
+        for part in parts
+            .iter()
+            .filter(|part| part.path.starts_with(store.join("cache")))
+        {
+            cache::hold(&part.path);
+        }
+        let first = &stack.tars[0].path;
+        let label = show(first);
+>>>>>>> 632ea12 (fix: without a boot_id nothing is cached; an index that cannot be mounted names the archive, quoted once)
         let how = mount::share(file, number as u32, |index, at| {
-            mount::erofs(label.as_bytes(), index, &files, at)
+            mount::erofs(first.as_os_str().as_bytes(), index, &files, at)
         });
         drop(files);
         // Closes them: from here on none of this process's descriptors of what is held goes.
@@ -375,19 +390,33 @@ impl Layers<'_> {
         }
         let store = &self.host.store;
         let name = cache::name(&[(&part.file, tar.offset, tar.size)], "tar")?;
-        let name = name.unwrap_or_default();
+        let directory = cache::directory(store)?;
+        let Some(name) = name else {
+            let new = NewFile::create(&directory)?;
+            self.inflate(tar, new.file(), &directory)?;
+            return Ok(Part {
+                size: length(new.file())?,
+                path: new.path().to_owned(),
+                offset: 0,
+                file: copy(new.file())?,
+            });
+        };
         let file = match cache::get(store, &name)? {
             Some(file) => file,
             None => cache::make(
                 store,
                 &name,
                 || self.interrupted(),
+<<<<<<< HEAD
                 |file| self.inflate(tar, dup(&part.file)?, file, &store.join("cache")),
+=======
+                |file| self.inflate(tar, file, &directory),
+>>>>>>> 632ea12 (fix: without a boot_id nothing is cached; an index that cannot be mounted names the archive, quoted once)
             )?,
         };
         Ok(Part {
             size: length(&file)?,
-            path: store.join("cache").join(name),
+            path: directory.join(name),
             offset: 0,
             file,
         })
@@ -550,8 +579,14 @@ fn open(path: &Path) -> Result<File> {
     opened.map_err(|error| Error::io("open", name, &error))
 }
 
+<<<<<<< HEAD
 fn dup(file: &File) -> Result<File> {
     (file.try_clone()).map_err(|error| Error::io("dup", "image", &error))
+=======
+/// A descriptor that outlives the file's name.
+fn copy(file: &File) -> Result<File> {
+    (file.try_clone()).map_err(|error| Error::io("dup", "cache", &error))
+>>>>>>> 632ea12 (fix: without a boot_id nothing is cached; an index that cannot be mounted names the archive, quoted once)
 }
 
 /// Bytes in a file; 0 if it is none.
