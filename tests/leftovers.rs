@@ -10,7 +10,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use support::{Bench, Output, eventually, have_program, kill, mini};
+use support::{Bench, Output, Run, eventually, have_program, kill, mini};
 
 /// The steps of a plan without who does them.
 fn steps(plan: &str) -> Vec<String> {
@@ -274,7 +274,7 @@ const CALLS: &str = "umask,close_range,unshare,mount,umount2,mkdir,mkdirat,flock
     openat2,write,pwrite64,read,chown,fchownat,fchown,chmod,fchmodat,fchmod,clone3,sendto,recvfrom,prctl,setsid,\
     ioctl,chdir,pivot_root,sethostname,socket,dup3,fcntl,mount_setattr,prlimit64,setgroups,setresgid,setresuid,\
     rt_sigprocmask,execve,poll,ppoll,wait4,kill,unlinkat,signalfd4,socketpair,open,open_tree,move_mount,keyctl,capset,\
-    seccomp";
+    seccomp,stat,lstat,fstat,pread64,ftruncate,rename,unlink,statfs";
 
 /// Which call, and which one of that name, from a log of strace's.
 fn calls(log: &str) -> Vec<(String, usize)> {
@@ -294,6 +294,37 @@ fn calls(log: &str) -> Vec<(String, usize)> {
         }
     }
     found
+}
+
+/// An archive, and a file system in a file: what is done to mount an image before there is a container.
+fn images(bench: &Bench) -> Vec<Vec<String>> {
+    let (from, tar) = (bench.small_image("small"), bench.text("image.tar"));
+    let make = Run::new("tar").args(&["cf", &tar, "-C", &from, "."]);
+    make.output().ok();
+    let mut images = vec![vec!["--store".to_owned(), "index".to_owned(), tar]];
+    if have_program("mksquashfs") {
+        let image = bench.text("image.squashfs");
+        let make = Run::new("mksquashfs").args(&[&from, &image, "-quiet", "-no-progress"]);
+        make.output().ok();
+        images.push(vec![image]);
+    }
+    images
+}
+
+/// Runs mini with an image under strace, which traces the supervisor alone. Nothing is in the cache.
+fn mounted(bench: &Bench, image: &[String], inject: Option<&str>, log: &str) -> Output {
+    let _ = fs::remove_dir_all(bench.path("store/cache"));
+    let mini = mini();
+    let trace = format!("trace={CALLS}");
+    let mut strace = vec!["-qq", "-e", "signal=none", "-o", log, "-e", &trace];
+    strace.extend(inject.iter().flat_map(|inject| ["-e", inject]));
+    let run = bench.program("strace").args(&strace);
+    let words: Vec<&str> = image.iter().map(String::as_str).collect();
+    run.args(&[mini.to_str().unwrap(), "run"])
+        .args(&words)
+        .args(&["--", "/guest", "exit", "0"])
+        .limit(20)
+        .output()
 }
 
 /// Runs mini under strace, which traces the supervisor alone.
@@ -439,6 +470,78 @@ fn killed_at_every_step_of_the_supervisor() {
 }
 
 #[test]
+fn killed_at_every_step_of_bringing_an_image() {
+    let Some(bench) = Bench::new("killimage") else {
+        return;
+    };
+    if !have_program("strace") {
+        return;
+    }
+    let log = bench.text("log");
+    for image in images(&bench) {
+        mounted(&bench, &image, None, &log).expect(0);
+        let mut unfinished = false;
+        for (inject, _) in &injections(&log, "signal=KILL") {
+            mounted(&bench, &image, Some(inject), "/dev/null");
+            assert!(
+                eventually(|| bench.processes().is_empty()),
+                "{inject}: {:?} are left",
+                bench.processes()
+            );
+            let new = |path: &String| path.contains("/cache/.new-");
+            unfinished |= bench.files().iter().any(new);
+            // The next command has another image, and nothing to put into the cache.
+            let run = ["run", &bench.text("small"), "--", "/guest", "exit", "0"];
+            bench.mini(&run).output().ok();
+            assert_eq!(bench.files(), Vec::<String>::new(), "{inject}");
+        }
+        assert!(unfinished, "{image:?}");
+    }
+}
+
+#[test]
+fn an_error_at_every_step_of_bringing_an_image_is_reported_and_undone() {
+    let Some(bench) = Bench::new("imageerrors") else {
+        return;
+    };
+    if !have_program("strace") {
+        return;
+    }
+    let log = bench.text("log");
+    for image in images(&bench) {
+        let words: Vec<&str> = image.iter().map(String::as_str).collect();
+        let dry = bench.mini(&["run", "--dry-run"]).args(&words);
+        let plan = steps(&without_id(&dry.args(&["--", "/guest"]).output().ok()));
+        let (mut named, mut problems) = (BTreeSet::new(), Vec::new());
+        mounted(&bench, &image, None, &log).expect(0);
+        let all = injections(&log, "error=EPERM");
+        let started = all.iter().position(|(_, call)| call == "clone3").unwrap();
+        // What only looks decides what is done, and what is said.
+        let spared = [
+            "execve",
+            "rt_sigprocmask",
+            "close_range",
+            "fcntl",
+            "poll",
+            "stat",
+            "lstat",
+            "fstat",
+            "mount_setattr",
+        ];
+        let calls = all[..started].iter();
+        for (inject, _) in calls.filter(|(_, call)| !spared.contains(&call.as_str())) {
+            let output = mounted(&bench, &image, Some(inject), "/dev/null");
+            judge(inject, &output, &plan, &mut named, &mut problems);
+            swept(&bench, inject, &mut problems);
+        }
+        // (An index that cannot be mounted one way is mounted another way: see tests/old_kernels.rs.)
+        let mount = plan.iter().find(|step| step.contains("= {loop}, "));
+        assert!(mount.is_none_or(|step| named.contains(step)), "{named:#?}");
+        assert!(problems.is_empty(), "{problems:#?}");
+    }
+}
+
+#[test]
 fn killed_at_every_step_of_the_container() {
     let Some(bench) = Bench::new("killinside") else {
         return;
@@ -467,6 +570,8 @@ fn shown(step: &str) -> Vec<String> {
     let path = step.split('"').nth(1).unwrap_or_default();
     let operation = step.split('(').next().unwrap();
     match operation {
+        // A file system is named by its file, not by the loop device.
+        "ioctl" => vec![format!("mount(\"{path}\", \"squashfs\"): ")],
         "fcntl" => vec![format!("fcntl(F_OFD_SETLK)(\"{path}\")")],
         "chown" if step.ends_with("{base}, {base})") => vec![format!("chown(\"{path}\")")],
         "write" if path.ends_with("/uid_map") => vec![
@@ -636,7 +741,7 @@ fn only_what_mini_made_is_swept() {
     .unwrap();
     // The run directory may be the store as well.
     let both = bench.path("both");
-    let run = bench.run(&[], &["true"]);
+    let run = bench.run(&["--upper", "disk"], &["true"]);
     run.env("MINI_RUN", &both)
         .env("MINI_ROOT", &both)
         .output()

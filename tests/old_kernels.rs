@@ -225,7 +225,7 @@ fn notes(trace: &str) -> Vec<&str> {
     ];
     lines
         .filter(|line| !known.iter().any(|start| line.starts_with(start)))
-        .filter(|line| !line.contains(" members, "))
+        .filter(|line| !line.contains(" members, ") && !line.contains(": index of "))
         .collect()
 }
 
@@ -262,9 +262,13 @@ fn without_idmapped_mounts_an_archive_is_unpacked_as_the_containers_own() {
             "{map:?}"
         );
         let text = output.stderr.replace('\r', "");
-        assert_eq!(notes(&text), Vec::<&str>::new(), "{options:?}");
+        let note = "archives are unpacked: the store cannot be idmapped";
+        assert_eq!(notes(&text), [note], "{options:?}");
         bench.assert_nothing_left();
     }
+    let run = ["run", "--store", "index", bench.busybox()];
+    let line = "--store index: the store cannot be idmapped";
+    injected(&bench, true, IDMAP, &run).fails(125, line);
     // On disk the files belong to the range.
     let mini = support::mini();
     let inject = format!("inject={IDMAP}");
@@ -488,4 +492,155 @@ fn where_user_namespaces_are_refused_the_way_out_is_named() {
         run(error, &["--userns", "auto"]).fails(125, &format!("{call}: {said}"));
     }
     bench.assert_nothing_left();
+}
+
+// --- images ----------------------------------------------------------------------------------------------------
+
+/// `mini ARGUMENTS` where calls that have to do with these files answer as `injects` say.
+fn refused(bench: &Bench, paths: &[&str], injects: &[&str], arguments: &[&str]) -> Output {
+    let mini = support::mini();
+    let injects: Vec<String> = (injects.iter())
+        .map(|inject| format!("inject={inject}"))
+        .collect();
+    let mut strace = vec!["-qq", "-o", "/dev/null"];
+    strace.extend(paths.iter().flat_map(|path| ["-P", path]));
+    strace.extend(injects.iter().flat_map(|inject| ["-e", inject]));
+    let run = bench.program("strace").args(&strace);
+    run.args(&[mini.to_str().unwrap()]).args(arguments).output()
+}
+
+/// The loop devices that have this file.
+fn loops(path: &str) -> usize {
+    let devices = fs::read_dir("/sys/block").unwrap().flatten();
+    let file = |device: fs::DirEntry| fs::read_to_string(device.path().join("loop/backing_file"));
+    devices
+        .flat_map(file)
+        .filter(|file| file.trim() == path)
+        .count()
+}
+
+#[test]
+fn without_erofs_an_archive_is_unpacked() {
+    let Some(bench) = bench("noerofs") else {
+        return;
+    };
+    let run = |options: &[&str]| {
+        let run = [
+            &["run"],
+            options,
+            &[bench.busybox(), "--", "cat", "/etc/passwd"],
+        ]
+        .concat();
+        refused(&bench, &["image0"], &["mount:error=ENODEV:when=1..2"], &run)
+    };
+    let passwd = bench.run(&[], &["cat", "/etc/passwd"]).output().ok();
+    let why = format!(
+        "mount(\"{}\", \"erofs\"): file-backed: No such device; through loop devices: No such device \
+         (this kernel lacks CONFIG_EROFS_FS)",
+        bench.busybox()
+    );
+    for options in [&[][..], &["--upper", "disk"], &["--userns", "host"]] {
+        assert_eq!(run(options).ok(), passwd, "{options:?}");
+        let output = run(&[&["--trace"], options].concat()).expect(0);
+        let note = format!("unpacked, not indexed: {why}");
+        assert!(
+            notes(&output.stderr).contains(&note.as_str()),
+            "{}",
+            output.stderr
+        );
+        bench.assert_nothing_left();
+    }
+    run(&["--store", "index"]).fails(125, &format!("--store index: {why}"));
+    assert_eq!(run(&["--store", "unpack"]).ok(), passwd);
+    assert_eq!(run(&["--store", "tmpfs"]).ok(), passwd);
+    assert_eq!(loops(bench.busybox()), 0);
+}
+
+#[test]
+fn without_file_backed_erofs_there_are_loop_devices_and_without_those_it_is_unpacked() {
+    let Some(bench) = bench("noloop") else {
+        return;
+    };
+    let tar = bench.text("image.tar");
+    fs::copy(bench.busybox(), &tar).unwrap();
+    // Before Linux 6.12.
+    let old = "mount:error=ENOTBLK:when=1";
+    let command = ["run", "--trace", &tar, "--", "echo", "fine"];
+    for how in [
+        "made, through loop devices",
+        "from the cache, through loop devices",
+    ] {
+        let output = refused(&bench, &["image0"], &[old], &command).expect(0);
+        assert_eq!(output.stdout, "fine\n");
+        assert!(output.stderr.contains(how), "{}", output.stderr);
+        assert!(eventually(|| loops(&tar) == 0));
+    }
+    let control = "/dev/loop-control";
+    let gone = |control: &str, error: &str, options: &[&str]| {
+        let run = [&["run"], options, &[&tar, "--", "echo", "fine"]].concat();
+        let lost = format!("{control}:error={error}");
+        refused(
+            &bench,
+            &["image0", "/dev/loop-control"],
+            &[old, &lost],
+            &run,
+        )
+    };
+    for (call, error, said) in [
+        (
+            "openat",
+            "ENXIO",
+            format!("open(\"{control}\"): No such device or address (CONFIG_BLK_DEV_LOOP)"),
+        ),
+        (
+            "ioctl",
+            "EPERM",
+            "ioctl(\"LOOP_CTL_GET_FREE\"): Operation not permitted".into(),
+        ),
+    ] {
+        assert_eq!(gone(call, error, &[]).ok(), "fine\n");
+        let line = format!(
+            "--store index: mount(\"{tar}\", \"erofs\"): file-backed: Block device required; {said}"
+        );
+        gone(call, error, &["--store", "index"]).fails(125, &line);
+    }
+    // A file system in a file cannot do without.
+    if have_program("mksquashfs") {
+        let (from, image) = (bench.busybox_directory(), bench.text("image.squashfs"));
+        let make = support::Run::new("mksquashfs");
+        make.args(&[&from, &image, "-quiet", "-no-progress"])
+            .output()
+            .ok();
+        let run = ["run", &image, "--", "echo", "fine"];
+        assert_eq!(refused(&bench, &[], &[], &run).ok(), "fine\n");
+        let line = format!("open(\"{control}\"): No such device or address (CONFIG_BLK_DEV_LOOP)");
+        refused(&bench, &[control], &["openat:error=ENXIO"], &run).fails(125, &line);
+    }
+}
+
+#[test]
+fn without_a_name_for_this_boot_nothing_is_cached() {
+    let Some(bench) = bench("noboot") else {
+        return;
+    };
+    let boot = "/proc/sys/kernel/random/boot_id";
+    let run = |image: &str| {
+        let run = ["run", "--trace", image, "--", "echo", "fine"];
+        let output = refused(&bench, &[boot], &["open:error=ENOENT"], &run).expect(0);
+        assert_eq!(output.stdout, "fine\n");
+        assert!(output.stderr.contains(" made, "), "{}", output.stderr);
+        assert_eq!(fs::read_dir(bench.path("store/cache")).unwrap().count(), 0);
+    };
+    run(bench.busybox());
+    run(bench.busybox());
+    if !support::is_core() && have_program("gzip") {
+        let small = bench.text("image.tar");
+        fs::copy(bench.busybox(), &small).unwrap();
+        support::Run::new("gzip")
+            .args(&["-1", &small])
+            .output()
+            .ok();
+        run(&format!("{small}.gz"));
+        run(&format!("{small}.gz"));
+    }
 }

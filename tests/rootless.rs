@@ -391,10 +391,13 @@ fn where_user_namespaces_are_switched_off_the_switch_is_named() {
 fn nobody_else_can_look_into_a_running_container() {
     let Some(bench) = bench("others") else { return };
     let mut running = bench
-        .run(&[], &["sh", "-c", "echo ready; sleep 1000"])
+        .run(
+            &["--upper", "disk"],
+            &["sh", "-c", "echo ready; sleep 1000"],
+        )
         .start();
     running.until("ready");
-    for path in ["run", "store", "store/containers"] {
+    for path in ["run", "store", "store/containers", "store/cache"] {
         let status = fs::metadata(bench.path(path)).unwrap();
         assert_eq!((status.uid(), status.mode() & 0o7777), (0, 0o700), "{path}");
     }
