@@ -804,7 +804,7 @@ mod images {
         assert!(matches!(
             opened,
             Ok(Opened::Inflate(Tar {
-                compression: Some(Compression::Gzip),
+                compression: Some(decompress::Compression::Gzip),
                 ..
             }))
         ));
