@@ -19,25 +19,12 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 #[path = "../src/error.rs"]
 mod error;
 #[allow(dead_code)]
-#[path = "../src/image"]
-mod image {
-    pub mod acl;
-    pub mod decompress;
-    #[cfg(feature = "gzip")]
-    pub mod gzip;
-    pub mod index;
-    pub mod reader;
-    pub mod remove;
-    pub mod tar;
-    pub mod tree;
-    pub mod unpack;
-    #[cfg(any(feature = "zstd", feature = "xz"))]
-    mod watched;
-    #[cfg(feature = "xz")]
-    pub mod xz;
-    #[cfg(feature = "zstd")]
-    pub mod zstd;
-}
+#[path = "../src/image/mod.rs"]
+mod image;
+#[cfg(feature = "json")]
+#[allow(dead_code)]
+#[path = "../src/json.rs"]
+mod json;
 use image::index::{devices, index};
 use image::reader::{Section, Whiteouts};
 use image::unpack::{Options, Unpacker};
