@@ -253,11 +253,7 @@ impl Layers<'_> {
             (None, None) => {
                 let new = NewFile::create(&cache::directory(store)?)?;
                 fill(new.file())?;
-<<<<<<< HEAD
                 dup(new.file())?
-=======
-                copy(new.file())?
->>>>>>> 632ea12 (fix: without a boot_id nothing is cached; an index that cannot be mounted names the archive, quoted once)
             }
         };
         if let Some(why) = why {
@@ -277,18 +273,8 @@ impl Layers<'_> {
                 "it was tried before, and cannot be indexed".into(),
             ));
         }
-<<<<<<< HEAD
-        let label = show(&stack.tars[0].path);
-=======
-        for part in parts
-            .iter()
-            .filter(|part| part.path.starts_with(store.join("cache")))
-        {
-            cache::hold(&part.path);
-        }
         let first = &stack.tars[0].path;
         let label = show(first);
->>>>>>> 632ea12 (fix: without a boot_id nothing is cached; an index that cannot be mounted names the archive, quoted once)
         let how = mount::share(file, number as u32, |index, at| {
             mount::erofs(first.as_os_str().as_bytes(), index, &files, at)
         });
@@ -393,12 +379,12 @@ impl Layers<'_> {
         let directory = cache::directory(store)?;
         let Some(name) = name else {
             let new = NewFile::create(&directory)?;
-            self.inflate(tar, new.file(), &directory)?;
+            self.inflate(tar, dup(&part.file)?, new.file(), &directory)?;
             return Ok(Part {
                 size: length(new.file())?,
                 path: new.path().to_owned(),
                 offset: 0,
-                file: copy(new.file())?,
+                file: dup(new.file())?,
             });
         };
         let file = match cache::get(store, &name)? {
@@ -407,11 +393,7 @@ impl Layers<'_> {
                 store,
                 &name,
                 || self.interrupted(),
-<<<<<<< HEAD
-                |file| self.inflate(tar, dup(&part.file)?, file, &store.join("cache")),
-=======
-                |file| self.inflate(tar, file, &directory),
->>>>>>> 632ea12 (fix: without a boot_id nothing is cached; an index that cannot be mounted names the archive, quoted once)
+                |file| self.inflate(tar, dup(&part.file)?, file, &directory),
             )?,
         };
         Ok(Part {
@@ -579,14 +561,8 @@ fn open(path: &Path) -> Result<File> {
     opened.map_err(|error| Error::io("open", name, &error))
 }
 
-<<<<<<< HEAD
 fn dup(file: &File) -> Result<File> {
     (file.try_clone()).map_err(|error| Error::io("dup", "image", &error))
-=======
-/// A descriptor that outlives the file's name.
-fn copy(file: &File) -> Result<File> {
-    (file.try_clone()).map_err(|error| Error::io("dup", "cache", &error))
->>>>>>> 632ea12 (fix: without a boot_id nothing is cached; an index that cannot be mounted names the archive, quoted once)
 }
 
 /// Bytes in a file; 0 if it is none.
