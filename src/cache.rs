@@ -59,7 +59,7 @@ impl NewFile {
                 Ok(Some(file)) => return Ok(NewFile { path, file }),
                 Ok(None) => number += 1,
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
-                Err(error) => return Err(io("open", &path, &error)),
+                Err(error) => return Err(io("open", &path, error)),
             }
         }
     }
@@ -78,9 +78,9 @@ impl NewFile {
     pub fn publish(self, name: impl AsRef<OsStr>, durable: bool) -> Result<()> {
         let path = self.path.with_file_name(name.as_ref());
         if durable {
-            (self.file.sync_all()).map_err(|error| io("fsync", &self.path, &error))?;
+            (self.file.sync_all()).map_err(|error| io("fsync", &self.path, error))?;
         }
-        std::fs::rename(&self.path, &path).map_err(|error| io("rename", &path, &error))?;
+        std::fs::rename(&self.path, &path).map_err(|error| io("rename", &path, error))?;
         match path.parent() {
             Some(directory) if durable => sync(directory),
             _ => Ok(()),
@@ -100,7 +100,7 @@ impl Drop for NewFile {
 /// Writes the entries of a directory to the disk.
 pub fn sync(directory: &Path) -> Result<()> {
     (File::open(directory).and_then(|directory| directory.sync_all()))
-        .map_err(|error| io("fsync", directory, &error))
+        .map_err(|error| io("fsync", directory, error))
 }
 
 /// Makes a file, or unless `alone` opens one, and locks it. `None` if it lost its name meanwhile; `Interrupted` if
@@ -191,7 +191,7 @@ pub fn names(directory: &Path) -> Vec<String> {
 /// One word that differs when the file is another or was changed: device, inode; then size, and the times of the last
 /// change of the contents and of the inode in seconds and nanoseconds. At most 104 bytes, good as a part of a name.
 pub fn identity(file: &File) -> Result<String> {
-    let status = (file.metadata()).map_err(|error| Error::io("fstat", "image", &error))?;
+    let status = (file.metadata()).map_err(|error| Error::io("fstat", "image", error))?;
     Ok(format!(
         "{:x}-{:x}-{:x}_{:x}_{:x}_{:x}_{:x}",
         status.dev(),
@@ -241,7 +241,7 @@ pub fn get(store: &Path, name: &str) -> Result<Option<File>> {
     match File::options().read(true).write(true).open(&path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io("open", &path, &error)),
+        Err(error) => Err(io("open", &path, error)),
     }
 }
 
@@ -265,7 +265,7 @@ pub fn make(
                     "interrupted while another mini was reading the same image",
                 ));
             }
-            Err(error) => return Err(io("open", &path, &error)),
+            Err(error) => return Err(io("open", &path, error)),
         }
     };
     let new = NewFile { path, file };
@@ -273,7 +273,7 @@ pub fn make(
         return Ok(file);
     }
     // A dead one may have begun.
-    (new.file.set_len(0)).map_err(|error| io("truncate", &new.path, &error))?;
+    (new.file.set_len(0)).map_err(|error| io("truncate", &new.path, error))?;
     fill(&new.file)?;
     new.publish(name, false)?;
     sweep(&directory, false);
@@ -282,7 +282,7 @@ pub fn make(
             remove(&directory.join(old), false, |file| !in_use(file));
         }
     }
-    get(store, name)?.ok_or_else(|| io("open", &directory.join(name), &ErrorKind::NotFound.into()))
+    get(store, name)?.ok_or_else(|| io("open", &directory.join(name), ErrorKind::NotFound.into()))
 }
 
 /// The cache's directory, made if it is not there.
@@ -358,7 +358,7 @@ pub fn flock(file: &File, operation: FlockOperation) -> rustix::io::Result<()> {
     rustix::fs::flock(sys::borrow(file.as_raw_fd()), operation)
 }
 
-fn io(operation: &str, path: &Path, error: &std::io::Error) -> Error {
+fn io(operation: &str, path: &Path, error: std::io::Error) -> Error {
     Error::io(operation, path.as_os_str().as_bytes(), error)
 }
 

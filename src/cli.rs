@@ -966,7 +966,7 @@ mod tests {
         ] {
             if let Err(error) = parse(line.split(' ').map(Into::into).collect()) {
                 assert!(!error.to_string().contains('\n'), "{error}");
-                assert_eq!(error.status, 125);
+                assert_eq!(error.status(), 125);
             } else {
                 panic!("{line}");
             }

@@ -105,7 +105,7 @@ pub fn run(command: Images) -> Result<u8> {
     (output
         .write_all(text.as_bytes())
         .and_then(|()| output.flush()))
-    .map_err(|error| Error::io("write", "standard output", &error))?;
+    .map_err(|error| Error::io("write", "standard output", error))?;
     Ok(0)
 }
 
@@ -238,19 +238,19 @@ fn to_file(
                 return Err(Error::new(format!("{}: interrupted", quote(name))));
             }
             progress.add(bytes.len() as u64);
-            (file.write_all(bytes)).map_err(|error| Error::io("write", name, &error))
+            (file.write_all(bytes)).map_err(|error| Error::io("write", name, error))
         })
     };
     if name == b"-" {
         let output = std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned();
         return into(
             &output
-                .map_err(|error| Error::io("dup", name, &error))?
+                .map_err(|error| Error::io("dup", name, error))?
                 .into(),
         );
     }
     if std::fs::metadata(path).is_ok_and(|status| !status.is_file()) {
-        return into(&File::create(path).map_err(|error| Error::io("open", name, &error))?);
+        return into(&File::create(path).map_err(|error| Error::io("open", name, error))?);
     }
     let (Some(directory), Some(file)) = (path.parent(), path.file_name()) else {
         return Err(Error::sys("open", name, rustix::io::Errno::ISDIR));

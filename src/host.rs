@@ -310,7 +310,7 @@ fn devices(spec: &Spec, privileged: bool) -> Result<Vec<Node>> {
     for device in &spec.devices {
         let (path, name) = (&device.source, device.source.as_os_str().as_bytes());
         let node =
-            node(path, &device.target).map_err(|error| Error::io("--device stat", name, &error))?;
+            node(path, &device.target).map_err(|error| Error::io("--device stat", name, error))?;
         nodes.push(node.ok_or_else(|| {
             Error::new(format!(
                 "--device {}: not a device",
@@ -419,7 +419,7 @@ fn exists(what: &str, path: &Path) -> Result<bool> {
         Err(error) => Err(Error::io(
             &format!("{what} stat"),
             path.as_os_str().as_bytes(),
-            &error,
+            error,
         )),
     }
 }

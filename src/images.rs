@@ -205,7 +205,7 @@ pub fn resolve(store: &Path, name: &str) -> Result<Option<Stored>> {
             ))
         };
         let text = std::fs::read(&path)
-            .map_err(|error| Error::io("read", path.as_os_str().as_bytes(), &error))?;
+            .map_err(|error| Error::io("read", path.as_os_str().as_bytes(), error))?;
         image.config = manifest::config(&text)
             .map_err(|what| failed(&what))?
             .config;
@@ -246,7 +246,7 @@ fn open(record: &Path) -> Result<Option<File>> {
     match File::open(record) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("open", record.as_os_str().as_bytes(), &error)),
+        Err(error) => Err(Error::io("open", record.as_os_str().as_bytes(), error)),
     }
 }
 
@@ -486,7 +486,7 @@ pub fn remove(store: &Path, name: &str, force: bool) -> Result<()> {
         return Err(error.hint("--force removes it all the same"));
     }
     std::fs::remove_file(&path)
-        .map_err(|error| Error::io("unlink", path.as_os_str().as_bytes(), &error))?;
+        .map_err(|error| Error::io("unlink", path.as_os_str().as_bytes(), error))?;
     cache::sync(&images)?;
     drop(change);
     collect(store)

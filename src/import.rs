@@ -86,7 +86,7 @@ impl<'a> Draft<'a> {
         let mut hash = sha2::Sha256::new();
         write(&mut |bytes| {
             hash.update(bytes);
-            (new.file().write_all(bytes)).map_err(|error| self.failed(&error))?;
+            (new.file().write_all(bytes)).map_err(|error| self.failed(error))?;
             self.done += bytes.len() as u64;
             (self.progress)(self.done)
         })?;
@@ -133,7 +133,7 @@ impl<'a> Draft<'a> {
             .map(|config| self.blobs.join(blob(&config)));
         let path = config.unwrap_or_default();
         let text = std::fs::read_to_string(&path)
-            .map_err(|error| Error::io("read", path.as_os_str().as_bytes(), &error))?;
+            .map_err(|error| Error::io("read", path.as_os_str().as_bytes(), error))?;
         oci::write_archive(Writer::new(sink), &text, &layers, b"").map(drop)
     }
 
@@ -147,7 +147,7 @@ impl<'a> Draft<'a> {
         sync(self.store)?;
         let new = NewFile::create(&self.store.join("images"))?;
         (new.file().write_all(self.record.text().as_bytes()))
-            .map_err(|error| Error::io("write", new.path().as_os_str().as_bytes(), &error))?;
+            .map_err(|error| Error::io("write", new.path().as_os_str().as_bytes(), error))?;
         let _change = hold(&self.blobs, FlockOperation::LockExclusive)?;
         new.publish(file_name(name), true)
     }
@@ -185,7 +185,7 @@ impl<'a> Draft<'a> {
         let mut file = open_file(&tar.path)?;
         if tar.offset != 0 {
             (file.seek(SeekFrom::Start(tar.offset)))
-                .map_err(|error| Error::io("seek", &name, &error))?;
+                .map_err(|error| Error::io("seek", &name, error))?;
         }
         let new = NewFile::create(&self.blobs)?;
         let to = self.blobs.as_os_str().as_bytes().to_vec();
@@ -214,7 +214,7 @@ impl<'a> Draft<'a> {
         let mut size = 0;
         loop {
             let count = (source.read(&mut buffer))
-                .map_err(|error| Error::io("read", path.as_os_str().as_bytes(), &error))?;
+                .map_err(|error| Error::io("read", path.as_os_str().as_bytes(), error))?;
             let bytes = buffer.get(..count).unwrap_or_default();
             if count == 0 {
                 break;
@@ -226,11 +226,11 @@ impl<'a> Draft<'a> {
                 true => file.seek(SeekFrom::Start(size)).map(drop),
                 false => file.write_all(bytes),
             };
-            done.map_err(|error| self.failed(&error))?;
+            done.map_err(|error| self.failed(error))?;
             self.done += count as u64;
             (self.progress)(self.done)?;
         }
-        file.set_len(size).map_err(|error| self.failed(&error))?;
+        file.set_len(size).map_err(|error| self.failed(error))?;
         self.keep(new, hash.finalize().into())
     }
 
@@ -279,7 +279,7 @@ impl<'a> Draft<'a> {
                 let file = open_file(&self.blobs.join(blob(digest)))?;
                 let status = file.metadata();
                 let left = status
-                    .map_err(|error| Error::io("fstat", source, &error))?
+                    .map_err(|error| Error::io("fstat", source, error))?
                     .len();
                 let offset = 0;
                 tars.push((source.to_vec(), Section { file, offset, left }));
@@ -294,7 +294,7 @@ impl<'a> Draft<'a> {
         index::index(&tars, whiteouts, scratch.file()).map(drop)
     }
 
-    fn failed(&self, error: &std::io::Error) -> Error {
+    fn failed(&self, error: std::io::Error) -> Error {
         Error::io("write", self.blobs.as_os_str().as_bytes(), error)
     }
 }
@@ -352,7 +352,7 @@ fn open_file(path: &Path) -> Result<File> {
             .custom_flags(raw::O_NONBLOCK as i32)
             .open(path),
     };
-    opened.map_err(|error| Error::io("open", path.as_os_str().as_bytes(), &error))
+    opened.map_err(|error| Error::io("open", path.as_os_str().as_bytes(), error))
 }
 
 /// A source whose progress is told, and may be ended.

@@ -69,7 +69,7 @@ pub fn write(directory: &Path, spec: &Spec, host: &Host, userxattr: bool) -> Res
     }
     let path = directory.join("record");
     std::fs::write(&path, text)
-        .map_err(|error| Error::io("write", path.as_os_str().as_bytes(), &error))
+        .map_err(|error| Error::io("write", path.as_os_str().as_bytes(), error))
 }
 
 /// A word that changes with a file; empty for a directory, of which this cannot be said.

@@ -558,18 +558,18 @@ fn open(path: &Path) -> Result<File> {
             options.open(path)
         }
     };
-    opened.map_err(|error| Error::io("open", name, &error))
+    opened.map_err(|error| Error::io("open", name, error))
 }
 
 fn dup(file: &File) -> Result<File> {
-    (file.try_clone()).map_err(|error| Error::io("dup", "image", &error))
+    (file.try_clone()).map_err(|error| Error::io("dup", "image", error))
 }
 
 /// Bytes in a file; 0 if it is none.
 fn length(file: &File) -> Result<u64> {
     let status = file
         .metadata()
-        .map_err(|error| Error::io("fstat", "image", &error))?;
+        .map_err(|error| Error::io("fstat", "image", error))?;
     Ok(if status.is_file() { status.len() } else { 0 })
 }
 

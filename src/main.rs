@@ -54,13 +54,13 @@ fn main() -> ExitCode {
             Action::Images(command) => commit::run(command),
             Action::Init(command) => reaper::run(&command),
             Action::Print(text) => (std::io::stdout().write_all(text.as_bytes()).map(|()| 0))
-                .map_err(|error| error::Error::io("write", "standard output", &error)),
+                .map_err(|error| error::Error::io("write", "standard output", error)),
         });
     result.map(ExitCode::from).unwrap_or_else(|error| {
         error::say(&format!(
             "mini: {error}
 "
         ));
-        ExitCode::from(error.status)
+        ExitCode::from(error.status())
     })
 }

@@ -59,7 +59,7 @@ pub fn run(spec: Spec, mode: RunMode) -> Result<u8> {
         (output
             .write_all(plan.lines().as_bytes())
             .and_then(|()| output.flush()))
-        .map_err(|error| Error::io("write", "standard output", &error))?;
+        .map_err(|error| Error::io("write", "standard output", error))?;
         return Ok(0);
     }
     let trace = mode == RunMode::Trace;
@@ -343,7 +343,7 @@ impl Supervisor<'_> {
             Task::OomScoreAdj(value) => {
                 let path = format!("/proc/{}/oom_score_adj", self.pid().as_raw_pid());
                 std::fs::write(&path, value.to_string()).map_err(|error| {
-                    let error = Error::io("write", &path, &error);
+                    let error = Error::io("write", &path, error);
                     error.hint("--oom-score-adj: lowering it needs CAP_SYS_RESOURCE")
                 })
             }

@@ -547,7 +547,7 @@ pub fn variable(option: &str, text: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>>
 
 /// A file of variables, one a line; empty lines and lines that begin with `#` are passed over.
 pub fn environment_file(path: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let text = std::fs::read(path).map_err(|error| Error::io("--env-file open", path, &error))?;
+    let text = std::fs::read(path).map_err(|error| Error::io("--env-file open", path, error))?;
     let lines = text
         .split(|byte| *byte == b'\n')
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line));

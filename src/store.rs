@@ -130,9 +130,9 @@ pub fn make_private(path: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(path))
-    .map_err(|error| Error::io("mkdir", name, &error).hint(ELSEWHERE))?;
+    .map_err(|error| Error::io("mkdir", name, error).hint(ELSEWHERE))?;
     let status =
-        std::fs::symlink_metadata(path).map_err(|error| Error::io("lstat", name, &error))?;
+        std::fs::symlink_metadata(path).map_err(|error| Error::io("lstat", name, error))?;
     let mine = status.uid() == rustix::process::geteuid().as_raw();
     if !status.is_dir() || !mine || status.mode() & 0o022 != 0 {
         let name = crate::error::quote(name);

@@ -51,7 +51,7 @@ pub fn enter(map: &IdMap, host: &Host) -> Result<()> {
     sys::unshare(raw::CLONE_NEWUSER).map_err(failed)?;
     if helpers.is_empty() {
         let write = |path: &str, text: String| {
-            std::fs::write(path, text).map_err(|error| Error::io("write", path, &error))
+            std::fs::write(path, text).map_err(|error| Error::io("write", path, error))
         };
         // A group map by the user itself is allowed only without setgroups (user_namespaces(7), CVE-2014-8989).
         write("/proc/self/setgroups", "deny".into())?;
@@ -112,7 +112,7 @@ pub fn map(pid: Pid, base: u32, count: u32) -> Result<()> {
     for file in ["uid_map", "gid_map"] {
         let path = format!("/proc/{}/{file}", pid.as_raw_pid());
         std::fs::write(&path, format!("0 {base} {count}"))
-            .map_err(|error| Error::io("write", &path, &error))?;
+            .map_err(|error| Error::io("write", &path, error))?;
     }
     Ok(())
 }

@@ -44,14 +44,14 @@ const START: usize = 4096;
 
 #[cfg(test)]
 pub fn open(path: &Path, wanted: &Wanted) -> Result<Opened> {
-    let failed = |error| Error::io("open", path.as_os_str().as_bytes(), &error);
+    let failed = |error| Error::io("open", path.as_os_str().as_bytes(), error);
     open_file(&File::open(path).map_err(failed)?, path, path, wanted)
 }
 
 /// Opens the image in a file or directory. `path` is how it can be opened again, `name` is what errors call it.
 pub fn open_file(file: &File, path: &Path, name: &Path, wanted: &Wanted) -> Result<Opened> {
     let kind = file.metadata().map(|metadata| metadata.file_type());
-    let kind = kind.map_err(|error| Error::io("fstat", bytes(name), &error))?;
+    let kind = kind.map_err(|error| Error::io("fstat", bytes(name), error))?;
     if kind.is_dir() {
         let image = images::directory(path, name, wanted)?;
         let plain = Layer::Directory(path.into());
@@ -61,7 +61,7 @@ pub fn open_file(file: &File, path: &Path, name: &Path, wanted: &Wanted) -> Resu
     }
     let mut start = [0; START];
     let length =
-        read_at(file, 0, &mut start).map_err(|error| Error::io("read", bytes(name), &error))?;
+        read_at(file, 0, &mut start).map_err(|error| Error::io("read", bytes(name), error))?;
     let start = &start[..length];
     let tar = Tar {
         path: path.into(),
@@ -78,7 +78,7 @@ pub fn open_file(file: &File, path: &Path, name: &Path, wanted: &Wanted) -> Resu
             offset: 0,
             left: u64::MAX,
         });
-        let section = section.map_err(|error| Error::io("dup", bytes(name), &error))?;
+        let section = section.map_err(|error| Error::io("dup", bytes(name), error))?;
         let mut plain = Vec::new();
         let mut section = section;
         let source = decompress::open(&mut section, bytes(name))?;

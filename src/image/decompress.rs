@@ -136,7 +136,7 @@ pub fn open<'a>(source: &'a mut dyn Source, name: &[u8]) -> Result<Plain<'a>> {
             Ok(0) => break,
             Ok(read) => length += read,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::io("read", name, &error)),
+            Err(error) => return Err(Error::io("read", name, error)),
         }
     }
     let compression = detect(&magic[..length]);

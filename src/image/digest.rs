@@ -106,7 +106,7 @@ fn drain(source: &mut dyn Source, name: &[u8]) -> Result<()> {
         match source.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
-                return Err(Error::io("read", name, &error));
+                return Err(Error::io("read", name, error));
             }
             _ => {}
         }

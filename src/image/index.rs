@@ -66,7 +66,7 @@ pub fn index(
     for (name, section) in tars {
         let file = section.file.try_clone();
         let section = Section {
-            file: file.map_err(|error| Error::io("dup", name, &error))?,
+            file: file.map_err(|error| Error::io("dup", name, error))?,
             ..*section
         };
         let start = section.offset;
@@ -82,7 +82,7 @@ pub fn index(
         return Ok(Err("index: it is larger than 2 TiB".to_owned()));
     };
     out.write_all_at(&image, 0)
-        .map_err(|error| Error::io("write", "index", &error))?;
+        .map_err(|error| Error::io("write", "index", error))?;
     Ok(Ok(Indexed {
         members: tree.members,
         nodes,
@@ -95,7 +95,7 @@ pub fn devices(tars: &[(Vec<u8>, Section)]) -> Result<Vec<usize>> {
     let mut found = Vec::new();
     let number = |(name, section): &(Vec<u8>, Section)| {
         let meta = section.file.metadata();
-        let meta = meta.map_err(|error| Error::io("stat", name, &error))?;
+        let meta = meta.map_err(|error| Error::io("stat", name, error))?;
         let id = (meta.dev(), meta.ino());
         Ok(found
             .iter()

@@ -40,7 +40,7 @@ pub fn inflate(
             Ok(0) => break,
             Ok(count) => &buffer[..count],
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Error::io("inflate", name, &error)),
+            Err(error) => return Err(Error::io("inflate", name, error)),
         };
         total += bytes.len() as u64;
         if total > limit {
@@ -49,7 +49,7 @@ pub fn inflate(
                 quote(name)
             )));
         }
-        (file.write_all(bytes)).map_err(|error| Error::io("write", file_name, &error))?;
+        (file.write_all(bytes)).map_err(|error| Error::io("write", file_name, error))?;
         each(bytes);
     }
     Ok(Inflated {

@@ -153,7 +153,7 @@ pub fn write_archive(
             let mut offset = layer.offset;
             member(&mut writer, &path, layer.size, &mut |buffer| {
                 let count = (layer.file.read_at(buffer, offset))
-                    .map_err(|error| Error::io("read", &path, &error))?;
+                    .map_err(|error| Error::io("read", &path, error))?;
                 offset += count as u64;
                 Ok(count)
             })?;

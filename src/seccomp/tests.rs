@@ -1099,7 +1099,7 @@ mod docker {
         std::fs::write(&large, vec![b' '; 2 << 20]).unwrap();
         let error = |path: &std::path::Path| {
             let error = Seccomp::parse(path.to_str().unwrap()).unwrap_err();
-            assert_eq!(error.status, 125);
+            assert_eq!(error.status(), 125);
             error.to_string()
         };
         let missing = error(&directory.join("missing"));
