@@ -95,6 +95,11 @@ pub fn run(command: Images) -> Result<u8> {
             let kept = Kept::find(&host.store, &container)?;
             kept.image(&host.store, &mut spec)?;
             spec.layers.push(kept.directory.join("upper"));
+            // Looking at it changes the working directory.
+            let file = match file.as_os_str() == "-" {
+                true => file,
+                false => std::path::absolute(&file).unwrap_or(file),
+            };
             run::view(spec, &mut host, kept.userxattr(), |root| {
                 to_file(&file, &interrupts, &mut |sink| write(root, sink, false))
             })?;
@@ -124,6 +129,9 @@ fn source(spec: &Spec) -> Vec<u8> {
 }
 
 fn commit(commit: &Commit, mut spec: Spec, host: &Host, interrupts: &OwnedFd) -> Result<()> {
+    if let CommitTo::Name(name) = &commit.target {
+        images::check_name(name)?;
+    }
     let kept = Kept::find(&host.store, &commit.container)?;
     enter(host, &kept)?;
     let upper = open_directory(&kept.directory.join("upper"))?;
@@ -133,19 +141,26 @@ fn commit(commit: &Commit, mut spec: Spec, host: &Host, interrupts: &OwnedFd) ->
     }
     kept.image(&host.store, &mut spec)?;
     images::collect(&host.store)?;
-    let (image, _held) = layers::resolve(&spec, host, Some(interrupts), false)?;
+    let (image, held) = layers::resolve(&spec, host, Some(interrupts), false)?;
     let source = source(&spec);
     let mut heard = heard(&source, &image, false, interrupts);
-    let mut draft = Draft::new(&host.store, limit(&spec, &host.store)?, &mut heard)?;
-    draft.add(&image, &source)?;
-    draft.written(layer)?;
-    draft.config(&changed(image.config, &commit.config))?;
-    match &commit.target {
-        CommitTo::Name(name) => draft.publish(name, &source),
-        CommitTo::Archive(path) | CommitTo::Layer(path) => {
-            to_file(path, interrupts, &mut |sink| draft.archive(sink))
+    let draft = Draft::new(&host.store, limit(&spec, &host.store)?, &mut heard)?;
+    let mut fill = |mut draft: Draft<'_>| {
+        draft.add(&image, &source)?;
+        draft.written(&mut layer)?;
+        draft.config(&changed(image.config.clone(), &commit.config))?;
+        match &commit.target {
+            CommitTo::Name(name) => draft.publish(name, &source),
+            CommitTo::Archive(path) | CommitTo::Layer(path) => {
+                to_file(path, interrupts, &mut |sink| draft.archive(sink))
+            }
         }
-    }
+    };
+    let made = fill(draft);
+    drop(held);
+    // Garbage is what was made if it failed, or went into an archive.
+    let collected = images::collect(&host.store);
+    made.and(collected)
 }
 
 /// What hears how many bytes have been read: it shows them, and ends the work when a signal has come.

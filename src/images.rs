@@ -494,6 +494,7 @@ pub fn remove(store: &Path, name: &str, force: bool) -> Result<()> {
 
 /// Removes what a killed import has left and blobs that no image needs. Cheap if there are none.
 pub fn collect(store: &Path) -> Result<()> {
+    cache::clean(store)?;
     garbage(store, &[], false).map(drop)
 }
 

@@ -87,7 +87,7 @@ fn archive_file(path: &Path) -> &Path {
 impl Kept {
     /// The container of this id, of which the beginning will do, or this name.
     pub fn find(store: &Path, wanted: &str) -> Result<Kept> {
-        let mut found = Vec::new();
+        let (mut best, mut found) = (0, Vec::new());
         for id in cache::names(&store.join("kept")) {
             let directory = store.join("kept").join(&id);
             let Ok(text) = std::fs::read(directory.join("record")) else {
@@ -98,12 +98,19 @@ impl Kept {
                 directory,
                 id,
             };
-            if kept.id.starts_with(wanted) || kept.text("name") == Some(wanted) {
+            // A name may look like the beginning of an id.
+            let fits = match &kept {
+                kept if kept.id == wanted => 3,
+                kept if kept.text("name") == Some(wanted) => 2,
+                kept if kept.id.starts_with(wanted) && !wanted.is_empty() => 1,
+                _ => continue,
+            };
+            if fits > best {
+                (best, found) = (fits, Vec::new());
+            }
+            if fits == best {
                 found.push(kept);
             }
-        }
-        if let Some(exact) = found.iter().position(|kept| kept.id == wanted) {
-            found = vec![found.swap_remove(exact)];
         }
         let many = found.len() > 1;
         match found.pop() {

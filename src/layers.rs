@@ -9,7 +9,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -184,6 +184,7 @@ impl Layers<'_> {
         let directory = cache::directory(&self.host.store)?;
         let spooled = NewFile::create(&directory)?;
         self.inflate(&tar(name), open(name)?, spooled.file(), &directory)?;
+        (spooled.file().rewind()).map_err(|error| Error::io("seek", STDIN, error))?;
         sys::duplicate(sys::borrow(spooled.file().as_raw_fd()), 0)
             .map_err(|errno| Error::sys("dup2", "0", errno))?;
         match archive::open_file(spooled.file(), name, name, &wanted)? {

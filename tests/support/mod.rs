@@ -6,6 +6,8 @@
 //! built without default features, `MINI_TEST_REQUIRE=root,rootfs,…` turns a skip into a failure.
 #![allow(dead_code)]
 
+pub mod images;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
