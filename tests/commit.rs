@@ -683,3 +683,145 @@ fn a_full_disk_leaves_no_half_file() {
     }
     finish(&bench);
 }
+
+/// Commits and exports as the user 1000, who is `minitest` and has subordinate ids if `ids`.
+fn as_user(bench: &Bench, ids: bool, script: &str) -> Output {
+    let mount = "getent passwd 0 >passwd; echo minitest:x:1000:1000::/:/bin/sh >>passwd
+         echo minitest:200000:65536 >subuid; cp subuid subgid
+         for file in passwd subuid subgid; do mount --bind $file /etc/$file; done\n";
+    let user = "cp \"$BUSYBOX\" base.tar; chown 1000:1000 .
+         mini() { setpriv --reuid 1000 --regid 1000 --clear-groups \"$MINI\" \"$@\"; }\n";
+    let mount = if ids { mount } else { "" };
+    bench
+        .private_shell(&[mount, user, script].concat())
+        .output()
+}
+
+const AS_USER: &str = "
+    mini run --keep --name x base.tar -- sh -ec \"$CHANGE\" 2>log || cat log
+    mini commit x ./l.tar; mini commit --cmd '[\"cat\",\"/new\"]' x name; mini commit --format oci x o.tar
+    mini export x flat.tar; mini images -q; tar --numeric-owner -tvf l.tar | awk '{print $2, $6}'
+    mini run name
+    for image in '--layer l.tar base.tar' name o.tar flat.tar; do
+        mini run $image -- sh -c 'stat -c \"%u:%g %a\" /new; ls /etc/passwd 2>&1 | grep -c No; ls /home'
+    done";
+
+#[test]
+fn an_ordinary_user_commits_with_a_single_id() {
+    let Some(bench) = bench("single") else {
+        return;
+    };
+    if !have_program("setpriv") {
+        return;
+    }
+    let change =
+        "CHANGE='echo hi >/new; chmod 4755 /new; rm /etc/passwd; rm -r /home; mkdir /home'\n";
+    let output = as_user(&bench, false, &[change, AS_USER].concat()).ok();
+    let layer = "0/0 ./\n0/0 etc/\n0/0 etc/.wh.passwd\n0/0 home/\n0/0 home/.wh..wh..opq\n0/0 new\n";
+    let seen = "0:0 4755\n1\n".repeat(4);
+    assert_eq!(output, format!("name\n{layer}hi\n{seen}"));
+    finish(&bench);
+}
+
+#[test]
+fn an_ordinary_user_commits_with_subordinate_ids() {
+    let Some(bench) = bench("subordinate") else {
+        return;
+    };
+    let files = ["passwd", "subuid", "subgid"];
+    if !have_program("setpriv")
+        || !have_program("newuidmap")
+        || !files
+            .iter()
+            .all(|file| Path::new("/etc").join(file).exists())
+    {
+        return;
+    }
+    let change = "CHANGE='echo hi >/new; chown 12:34 /new; chmod 6755 /new; rm /etc/passwd; rm -r /home; mkdir /home'\n";
+    let output = as_user(&bench, true, &[change, AS_USER].concat()).ok();
+    let layer =
+        "0/0 ./\n0/0 etc/\n0/0 etc/.wh.passwd\n0/0 home/\n0/0 home/.wh..wh..opq\n12/34 new\n";
+    let seen = "12:34 6755\n1\n".repeat(4);
+    assert_eq!(output, format!("name\n{layer}hi\n{seen}"));
+    finish(&bench);
+}
+
+/// Files in a directory that were being made.
+fn new_files(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with(".new-")).collect()
+}
+
+#[test]
+fn a_commit_killed_at_any_moment_leaves_the_old_image_or_the_new_one() {
+    let Some(bench) = bench("killname") else {
+        return;
+    };
+    let script = "dd if=/dev/zero of=/big bs=1M count=4 2>/dev/null";
+    keep(&bench, "x", &[], bench.busybox(), script);
+    keep(&bench, "old", &[], bench.busybox(), "echo old >/new");
+    let prepare = || {
+        bench.mini(&["commit", "old", "name"]).output().ok();
+    };
+    let look = || {
+        assert_eq!(check(&bench), ["name"]);
+        assert!(new_files(&bench.path("store/images")).is_empty());
+    };
+    killed(&bench, &["commit", "x", "name"], 40, prepare, look);
+    finish(&bench);
+}
+
+#[test]
+fn a_file_is_there_whole_or_not_at_all() {
+    let Some(bench) = bench("killfile") else {
+        return;
+    };
+    let script = "dd if=/dev/zero of=/big bs=1M count=4 2>/dev/null";
+    keep(&bench, "x", &[], bench.busybox(), script);
+    let out = bench.dir("out");
+    let file = format!("{out}/file.tar");
+    let commands: [&[&str]; 3] = [
+        &["commit", "x", &file],
+        &["commit", "--format", "oci", "x", &file],
+        &["export", "x", &file],
+    ];
+    for command in commands {
+        bench.mini(command).output().ok();
+        let whole = fs::read(&file).unwrap();
+        let prepare = || drop(fs::remove_file(&file));
+        let look = || {
+            if let Ok(found) = fs::read(&file) {
+                assert!(found == whole);
+            }
+            assert!(check(&bench).is_empty());
+            assert!(
+                names(&bench, "cache")
+                    .iter()
+                    .all(|name| !name.starts_with(".new-"))
+            );
+        };
+        killed(&bench, command, 20, prepare, look);
+        // Those that were killed had no time to remove theirs; those that are told to end have.
+        for name in new_files(Path::new(&out)) {
+            fs::remove_file(Path::new(&out).join(name)).unwrap();
+        }
+        for (number, signal) in [2, 15, 1].into_iter().cycle().take(9).enumerate() {
+            prepare();
+            let running = bench.mini(command).start();
+            std::thread::sleep(std::time::Duration::from_millis(3 * number as u64));
+            running.kill(signal);
+            let output = running.wait();
+            assert_eq!(new_files(Path::new(&out)), Vec::<String>::new());
+            let there = Path::new(&file).exists();
+            match output.status {
+                0 => assert!(there),
+                125 => assert!(!there && output.one_line(125).ends_with("interrupted")),
+                // Before it had anything to undo.
+                status => assert!(!there && status == -signal, "{output:?}"),
+            }
+            assert!(check(&bench).is_empty());
+        }
+    }
+    finish(&bench);
+}
