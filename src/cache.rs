@@ -321,14 +321,6 @@ pub fn hold(path: &Path) {
     }
 }
 
-/// Removes what the dead have left in the cache.
-pub fn clean(store: &Path) -> Result<()> {
-    if store.join("cache").exists() {
-        sweep(&directory(store)?, false);
-    }
-    Ok(())
-}
-
 /// Removes what is in the cache and not in use; only looks if `dry`.
 pub fn empty(store: &Path, dry: bool) -> Result<Vec<Removed>> {
     let Some(directory) = existing(store)? else {
