@@ -147,7 +147,7 @@ fn commit(commit: &Commit, mut spec: Spec, host: &Host, interrupts: &OwnedFd) ->
     let draft = Draft::new(&host.store, limit(&spec, &host.store)?, &mut heard)?;
     let mut fill = |mut draft: Draft<'_>| {
         draft.add(&image, &source)?;
-        draft.written(&mut layer)?;
+        draft.written(layer)?;
         draft.config(&changed(image.config.clone(), &commit.config))?;
         match &commit.target {
             CommitTo::Name(name) => draft.publish(name, &source),
