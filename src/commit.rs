@@ -145,7 +145,7 @@ fn commit(commit: &Commit, mut spec: Spec, host: &Host, interrupts: &OwnedFd) ->
     let source = source(&spec);
     let mut heard = heard(&source, &image, false, interrupts);
     let draft = Draft::new(&host.store, limit(&spec, &host.store)?, &mut heard)?;
-    let mut fill = |mut draft: Draft<'_>| {
+    let fill = |mut draft: Draft<'_>| {
         draft.add(&image, &source)?;
         draft.written(layer)?;
         draft.config(&changed(image.config.clone(), &commit.config))?;
