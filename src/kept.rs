@@ -5,8 +5,8 @@
 //!     name web                    if it had one
 //!     image debian:12             the image's name in the store, or
 //!     rootfs /srv/debian.tar      where ROOTFS was
-//!     layer /srv/site.tar         each --layer, the lowest first
-//!     identity 800-1f2a-…         of the image's file, to tell whether it is still the same
+//!     identity 800-1f2a-…         of the file, to tell whether it is still the same
+//!     layer /srv/site.tar         each --layer, the lowest first, with its identity
 //!     userxattr yes               what the container's overlay was mounted with
 //!
 //! "%" and newlines in a value are written as "%25" and "%0a".
@@ -27,7 +27,21 @@ pub struct Kept {
     lines: Vec<(String, Vec<u8>)>,
 }
 
-/// Writes the record of a container that is about to run.
+/// Makes the paths of the image those that they are from anywhere.
+pub fn absolute(mut spec: Spec, store: &Path) -> Spec {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or(path.to_owned());
+    if let Rootfs::Path(path) = &mut spec.rootfs
+        && images::record(store, path).is_none()
+    {
+        *path = absolute(path);
+    }
+    for layer in &mut spec.layers {
+        *layer = absolute(layer);
+    }
+    spec
+}
+
+/// Writes the record of a container that is about to run. Paths have to be absolute.
 pub fn write(directory: &Path, spec: &Spec, host: &Host, userxattr: bool) -> Result<()> {
     let mut text = b"mini container 1\n".to_vec();
     let mut line = |key: &str, value: &[u8]| {
@@ -44,17 +58,18 @@ pub fn write(directory: &Path, spec: &Spec, host: &Host, userxattr: bool) -> Res
     if let Some(name) = &spec.name {
         line("name", name.as_bytes());
     }
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or(path.to_owned());
     if let Rootfs::Path(path) = &spec.rootfs {
-        let (key, value, file) = match images::record(&host.store, path) {
-            Some(record) => ("image", path.clone(), record),
-            None => ("rootfs", absolute(path), path.clone()),
-        };
-        line(key, value.as_os_str().as_bytes());
-        line("identity", identity(&file).as_bytes());
+        let record = images::record(&host.store, path);
+        let key = if record.is_some() { "image" } else { "rootfs" };
+        line(key, path.as_os_str().as_bytes());
+        line(
+            "identity",
+            identity(record.as_ref().unwrap_or(path)).as_bytes(),
+        );
     }
     for layer in &spec.layers {
-        line("layer", absolute(layer).as_os_str().as_bytes());
+        line("layer", layer.as_os_str().as_bytes());
+        line("identity", identity(layer).as_bytes());
     }
     if let Some(platform) = &spec.platform {
         line("platform", platform.as_bytes());
@@ -157,16 +172,22 @@ impl Kept {
                 self.id
             )));
         };
-        let file = images::record(store, &rootfs).unwrap_or(rootfs.clone());
-        if identity(&file).as_bytes() != self.values("identity").next().unwrap_or_default() {
-            let name = crate::error::path(&rootfs);
-            return Err(Error::new(format!(
-                "{name} has changed since container {} was made of it",
-                self.id
-            )));
+        let layers: Vec<PathBuf> = self.values("layer").map(path).collect();
+        let record = images::record(store, &rootfs);
+        let mut identities = self.values("identity");
+        for path in [&rootfs].into_iter().chain(&layers) {
+            let file = record.as_ref().filter(|_| path == &rootfs);
+            let found = identity(file.unwrap_or(path));
+            if found.as_bytes() != identities.next().unwrap_or_default() {
+                let name = crate::error::path(path);
+                return Err(Error::new(format!(
+                    "{name} has changed since container {} was made of it",
+                    self.id
+                )));
+            }
         }
         spec.rootfs = Rootfs::Path(rootfs);
-        spec.layers = self.values("layer").map(path).collect();
+        spec.layers = layers;
         spec.platform = self.text("platform").map(str::to_owned);
         if self.text("keep-id").is_some() {
             spec.userns = Userns::KeepId;

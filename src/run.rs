@@ -49,7 +49,10 @@ pub fn run(spec: Spec, mode: RunMode) -> Result<u8> {
     let interrupts = Some(&signals.ending);
     let (image, held) = layers::resolve(&spec, &host, interrupts, mode == RunMode::DryRun)?;
     host.look_at(image.layers);
-    let spec = &spec.complete(&image.config)?;
+    let spec = spec.complete(&image.config)?;
+    #[cfg(feature = "images")]
+    let spec = kept::absolute(spec, &host.store);
+    let spec = &spec;
     let mut plan = plan(spec, &host)?;
     #[cfg(feature = "images")]
     plan.notes
