@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 
 use support::images::{check, finish, killed, names};
-use support::{Bench, Run, eventually, have_program};
+use support::{Bench, Run, eventually, have_program, rootfs};
 
 /// A tar of so many bytes of one file, and a name for it.
 fn tar(bench: &Bench, name: &str, size: u64) -> String {
@@ -127,6 +127,65 @@ fn what_is_in_use_is_only_removed_by_force_and_goes_on() {
     );
     bench.mini(&["prune", "--all"]).output().ok();
     assert_eq!(check(&bench), ["bb"]);
+    finish(&bench);
+}
+
+#[test]
+fn images_of_every_kind_run_under_their_names() {
+    let Some(bench) = Bench::new("kinds") else {
+        return;
+    };
+    let Some(images) = rootfs("images") else {
+        return;
+    };
+    let programs = ["mksquashfs", "mkfs.erofs", "mkfs.ext4"];
+    if !programs.into_iter().all(have_program) {
+        return;
+    }
+    let directory = bench.busybox_directory();
+    let script = format!(
+        "mksquashfs {directory} squashfs -quiet -no-progress; mkfs.erofs --quiet erofs {directory}
+         truncate -s 16M ext4; mkfs.ext4 -q -d {directory} ext4"
+    );
+    bench.private_shell(&script).output().expect(0);
+    let [oci, docker] = ["oci", "docker.tar.gz"].map(|name| format!("{images}/{name}"));
+    let [squashfs, erofs, ext4] = ["squashfs", "erofs", "ext4"].map(|name| bench.text(name));
+    let kinds = [
+        (bench.busybox(), "tar"),
+        (&oci, "oci"),
+        (&docker, "oci"),
+        (&squashfs, "squashfs"),
+        (&erofs, "erofs"),
+        (&ext4, "ext4"),
+    ];
+    for (path, kind) in kinds {
+        bench.mini(&["import", path, "name"]).output().ok();
+        let table = bench.mini(&["images"]).output().ok();
+        assert!(table.contains(&format!("\nname  {kind} ")), "{table}");
+        let options = [
+            "run",
+            "--entrypoint",
+            "",
+            "--stop-signal",
+            "TERM",
+            "name",
+            "--",
+        ];
+        let run = bench.mini(&options);
+        let script = "ls -d /bin/busybox; echo ready; exec sleep 1000";
+        let mut running = run.args(&["/bin/sh", "-c", script]).start();
+        assert!(running.until("ready").starts_with("/bin/busybox\n"));
+        bench.mini(&["prune", "--all"]).output().ok();
+        bench.mini(&["rmi", "name"]).output().fails(
+            125,
+            "image \"name\": a container of it is running (--force removes the name all the same)",
+        );
+        assert_eq!(check(&bench), ["name"]);
+        running.kill(15);
+        running.wait().expect(128 + 15);
+        bench.mini(&["rmi", "name"]).output().ok();
+        assert!(check(&bench).is_empty());
+    }
     finish(&bench);
 }
 
