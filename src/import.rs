@@ -13,10 +13,11 @@
 #![allow(dead_code)] // until it is wired up
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use linux_raw_sys::general as raw;
 use rustix::fd::{AsFd, OwnedFd};
@@ -183,10 +184,7 @@ impl<'a> Draft<'a> {
     fn inflated(&mut self, tar: &Tar) -> Result<(NewFile, Sha256)> {
         let name = tar.path.as_os_str().as_bytes().to_vec();
         let mut file = open_file(&tar.path)?;
-        if tar.offset != 0 {
-            (file.seek(SeekFrom::Start(tar.offset)))
-                .map_err(|error| Error::io("seek", &name, error))?;
-        }
+        rewind(&mut file, &name, tar.offset)?;
         let new = NewFile::create(&self.blobs)?;
         let to = self.blobs.as_os_str().as_bytes().to_vec();
         let limit = self.limit;
@@ -207,6 +205,7 @@ impl<'a> Draft<'a> {
             return Ok(digest);
         }
         let mut source = open_file(path)?;
+        rewind(&mut source, path.as_os_str().as_bytes(), 0)?;
         let new = NewFile::create(&self.blobs)?;
         let mut file = new.file();
         let mut hash = sha2::Sha256::new();
@@ -355,6 +354,16 @@ fn open_file(path: &Path) -> Result<File> {
     opened.map_err(|error| Error::io("open", path.as_os_str().as_bytes(), error))
 }
 
+/// What standard input was copied into has just been written; a pipe is where it is.
+fn rewind(file: &mut File, name: &[u8], offset: u64) -> Result<()> {
+    match file.seek(SeekFrom::Start(offset)) {
+        Err(error) if offset > 0 || error.kind() != ErrorKind::NotSeekable => {
+            Err(Error::io("seek", name, error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A source whose progress is told, and may be ended.
 struct Watched<'d, 'a> {
     source: std::io::Take<File>,
@@ -364,13 +373,21 @@ struct Watched<'d, 'a> {
 
 impl Read for Watched<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.source.read(buffer)?;
-        self.draft.done += count as u64;
-        (self.draft.progress)(self.draft.done).map_err(|error| {
-            self.ended = Some(error);
-            std::io::Error::from_raw_os_error(Errno::CANCELED.raw_os_error())
-        })?;
-        Ok(count)
+        loop {
+            let count = self.source.read(buffer);
+            self.draft.done += *count.as_ref().unwrap_or(&0) as u64;
+            (self.draft.progress)(self.draft.done).map_err(|error| {
+                self.ended = Some(error);
+                std::io::Error::from_raw_os_error(Errno::CANCELED.raw_os_error())
+            })?;
+            match count {
+                // A fifo whose writer is slow.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                result => return result,
+            }
+        }
     }
 }
 
