@@ -196,6 +196,14 @@ impl Layers<'_> {
     /// Mounts an index of the archives on `image{number}`, below the working directory.
     pub fn index(&self, stack: &Stack, number: usize) -> Result<Brought> {
         let store = &self.host.store;
+        let stream =
+            |tar: &&Tar| std::fs::metadata(&tar.path).is_ok_and(|status| !status.is_file());
+        if let Some(tar) = stack.tars.iter().find(stream) {
+            return Ok(Brought::Not(format!(
+                "{}: not a regular file",
+                show(&tar.path)
+            )));
+        }
         let parts = stack.tars.iter().map(|tar| self.plain(tar));
         let parts = parts.collect::<Result<Vec<Part>>>()?;
         let inflated = || {
