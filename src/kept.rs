@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result, quote};
 use crate::host::Host;
 use crate::spec::{Rootfs, Spec, Userns};
+use crate::store::make_private;
 use crate::{cache, images};
 
 /// A kept container.
@@ -89,8 +90,10 @@ pub fn write(directory: &Path, spec: &Spec, host: &Host, userxattr: bool) -> Res
 
 /// A word that changes with a file; empty for a directory, of which this cannot be said.
 fn identity(path: &Path) -> String {
-    let file = std::fs::File::open(archive_file(path)).ok();
-    let file = file.filter(|file| file.metadata().is_ok_and(|status| status.is_file()));
+    let path = archive_file(path);
+    // Opening a fifo would wait.
+    let is_file = std::fs::metadata(path).is_ok_and(|status| status.is_file());
+    let file = is_file.then(|| std::fs::File::open(path).ok()).flatten();
     file.and_then(|file| cache::identity(&file).ok())
         .unwrap_or_default()
 }
@@ -103,6 +106,11 @@ impl Kept {
     /// The container of this id, of which the beginning will do, or this name.
     pub fn find(store: &Path, wanted: &str) -> Result<Kept> {
         let (mut best, mut found) = (0, Vec::new());
+        if store.join("kept").exists() {
+            // In somebody else's directory it could be anything.
+            make_private(store)?;
+            make_private(&store.join("kept"))?;
+        }
         for id in cache::names(&store.join("kept")) {
             let directory = store.join("kept").join(&id);
             let Ok(text) = std::fs::read(directory.join("record")) else {

@@ -279,6 +279,7 @@ impl Supervisor<'_> {
                 Ok(())
             }
             Task::KeepDirectory(path) => {
+                path.parent().map_or(Ok(()), store::make_private)?;
                 store::make_private(path)?;
                 #[cfg(feature = "images")]
                 kept::write(path, self.spec, self.host, self.plan.userxattr)?;
