@@ -256,6 +256,11 @@ fn to_file(
             (file.write_all(bytes)).map_err(|error| Error::io("write", name, error))
         })
     };
+    let stream = name == b"-" || std::fs::metadata(path).is_ok_and(|status| !status.is_file());
+    if stream {
+        // Nothing is to be undone, and opening it or writing to it may wait for ever.
+        sys::set_signal_mask(0);
+    }
     if name == b"-" {
         let output = std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned();
         return into(
@@ -264,7 +269,7 @@ fn to_file(
                 .into(),
         );
     }
-    if std::fs::metadata(path).is_ok_and(|status| !status.is_file()) {
+    if stream {
         return into(&File::create(path).map_err(|error| Error::io("open", name, error))?);
     }
     let (Some(directory), Some(file)) = (path.parent(), path.file_name()) else {
