@@ -48,6 +48,9 @@ impl Section {
     }
 }
 
+/// Of an opaque root above what is no archive: an overlay does not look whether a layer's root is opaque.
+pub const HIDES_ALL: &str = "it hides all that is below, where not all layers are archives";
+
 /// An archive that is being read.
 pub struct Reader<'a> {
     source: BufReader<From<'a>>,

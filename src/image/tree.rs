@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use rustix::io::Errno;
 
 use super::acl;
-use super::reader::{Name, Outcome, Reader, Whiteouts, clean, show, split};
+use super::reader::{HIDES_ALL, Name, Outcome, Reader, Whiteouts, clean, show, split};
 use super::tar::{BLOCK, Kind, Member};
 use crate::error::{quote, reason};
 
@@ -160,6 +160,9 @@ impl Tree {
         let parent = self.parent(above, member.mtime)?;
         match meaning {
             Name::Whiteout(name) => return self.hide(above, parent, name),
+            Name::Opaque if parent == 0 && matches!(self.whiteouts, Whiteouts::Overlay { .. }) => {
+                return Err(HIDES_ALL.to_owned());
+            }
             Name::Opaque => return self.opaque(parent),
             Name::Ordinary | Name::Metadata => {}
         }

@@ -27,7 +27,7 @@ use rustix::fs::{
 use rustix::io::{Errno, pwrite};
 
 use super::decompress::{self, Source};
-use super::reader::{Name, Outcome, Reader, Whiteouts, clean, cut_off, show, split};
+use super::reader::{HIDES_ALL, Name, Outcome, Reader, Whiteouts, clean, cut_off, show, split};
 use super::remove::{for_each_entry, remove_tree};
 use super::tar::{BLOCK, Kind, Member};
 use crate::error::{Error, Result, quote, reason};
@@ -172,6 +172,9 @@ impl<'a> Unpacker<'a> {
             Name::Whiteout(name) => {
                 self.remember(above)?;
                 return self.hide(above, &Place { name, ..place });
+            }
+            Name::Opaque if above.is_empty() && self.opaque_name().is_some() => {
+                return Err(HIDES_ALL.to_owned());
             }
             Name::Opaque => {
                 self.remember(above)?;
