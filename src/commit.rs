@@ -101,7 +101,9 @@ pub fn run(command: Images) -> Result<u8> {
                 false => std::path::absolute(&file).unwrap_or(file),
             };
             run::view(spec, &mut host, kept.userxattr(), |root| {
-                to_file(&file, &interrupts, &mut |sink| write(root, sink, false))
+                to_file(&file, &interrupts, &mut |sink| {
+                    write(root, sink, false, false)
+                })
             })?;
             String::new()
         }
@@ -135,7 +137,7 @@ fn commit(commit: &Commit, mut spec: Spec, host: &Host, interrupts: &OwnedFd) ->
     let kept = Kept::find(&host.store, &commit.container)?;
     enter(host, &kept)?;
     let upper = open_directory(&kept.directory.join("upper"))?;
-    let mut layer = |sink: Sink<'_>| write(upper.as_fd(), sink, true);
+    let mut layer = |sink: Sink<'_>| write(upper.as_fd(), sink, true, kept.userxattr());
     if let CommitTo::Layer(path) = &commit.target {
         return to_file(path, interrupts, &mut layer);
     }
@@ -182,9 +184,10 @@ fn heard<'a>(
 }
 
 /// Writes a tree as a tar.
-fn write(root: BorrowedFd<'_>, sink: Sink<'_>, layer: bool) -> Result<()> {
+fn write(root: BorrowedFd<'_>, sink: Sink<'_>, layer: bool, userxattr: bool) -> Result<()> {
     let options = changes::Options {
         layer,
+        userxattr,
         ids: 0..u32::MAX,
         // In a whole tree they may be the image's own.
         skip: if layer { &OWN } else { &[] },

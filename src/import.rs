@@ -240,6 +240,7 @@ impl<'a> Draft<'a> {
             open(name, flags, Mode::empty()).map_err(|errno| Error::sys("open", name, errno))?;
         let options = changes::Options {
             layer: false,
+            userxattr: false,
             ids: 0..u32::MAX,
             skip: &[],
         };

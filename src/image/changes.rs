@@ -47,6 +47,8 @@ const NO_FOLLOW: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC);
 pub struct Options<'a> {
     /// The tree is the upper directory of an overlay, to be written as an OCI layer.
     pub layer: bool,
+    /// Whether the overlay's attributes in it are `user.overlay.*`, else `trusted.overlay.*`.
+    pub userxattr: bool,
     /// The owners that there may be: the first is written as 0. `0..u32::MAX` writes all as they are.
     pub ids: Range<u32>,
     /// Paths without a slash in front, of files and directories to be left out if they are empty: mount points.
@@ -333,8 +335,12 @@ impl Walk<'_, '_> {
                 result => result.map_err(failed("getxattr", &self.path))?,
             };
             let mut value = self.value[..size].to_vec();
-            let of_overlay = name.strip_prefix(b"trusted.overlay.");
-            match of_overlay.or_else(|| name.strip_prefix(b"user.overlay.")) {
+            // Those of the other kind mean nothing to the container's overlay, whoever set them.
+            let of_overlay: &[u8] = match self.options.userxattr {
+                true => b"user.overlay.",
+                false => b"trusted.overlay.",
+            };
+            match name.strip_prefix(of_overlay) {
                 Some(name) if self.options.layer => match name {
                     // "x": it has no other meaning than that there may be whiteouts with the attribute below.
                     b"opaque" => overlay.opaque = value == b"y",
@@ -516,6 +522,7 @@ mod tests {
 
     const ALL: Options = Options {
         layer: false,
+        userxattr: true,
         ids: 0..u32::MAX,
         skip: &[],
     };
