@@ -41,7 +41,7 @@ impl Capabilities {
     /// ALL and the other say what is excepted.
     pub fn parse(base: u64, add: &[String], drop: &[String]) -> Result<Capabilities> {
         let union = |option: &str, values: &[String]| {
-            (values.iter()).try_fold(0, |set, value| Ok(set | parse(option, value)?))
+            (values.iter()).try_fold(0, |set, value| parse(option, value).map(|one| set | one))
         };
         let (add, drop) = (union("--cap-add", add)?, union("--cap-drop", drop)?);
         if add & drop != 0 && (add == ALL) == (drop == ALL) {

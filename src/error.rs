@@ -17,7 +17,7 @@ pub const NOT_FOUND: u8 = 127;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// One line for the user and the status `mini` exits with. Boxed: it is passed on at a thousand places, with one move.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Error(Box<(String, u8)>);
 
 impl Error {
@@ -61,9 +61,30 @@ impl Error {
     }
 }
 
+impl From<String> for Error {
+    fn from(text: String) -> Error {
+        Error::new(text)
+    }
+}
+
+impl From<&str> for Error {
+    fn from(text: &str) -> Error {
+        Error::new(text)
+    }
+}
+
+/// An error is its text.
+impl std::ops::Deref for Error {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0.0
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.0)
+        f.write_str(self)
     }
 }
 

@@ -10,10 +10,7 @@ use std::fmt;
 
 use json_event_parser::{JsonEvent, LowLevelJsonParser};
 
-use crate::error::quote;
-
-/// What is wrong, and where.
-pub type Result<T> = std::result::Result<T, String>;
+use crate::error::{Error, Result, quote};
 
 #[derive(Debug, Clone)]
 pub enum Value {
@@ -100,7 +97,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The parser quotes what it stumbled over, which may be a control character.
-    fn error(&self, what: &str) -> String {
+    fn error(&self, what: &str) -> Error {
         let before = &self.text[..self.at.min(self.text.len())];
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
         let column = 1 + before
@@ -109,7 +106,7 @@ impl<'a> Reader<'a> {
             .take_while(|byte| **byte != b'\n')
             .count();
         let what = what.replace(|c: char| c < ' ' || ('\x7f'..'\u{a0}').contains(&c), "?");
-        format!("line {line}, column {column}: {what}")
+        format!("line {line}, column {column}: {what}").into()
     }
 }
 
@@ -147,9 +144,9 @@ impl<'v, 'p> Node<'v, 'p> {
     }
 
     /// What is wrong here.
-    pub fn error(&self, what: &str) -> String {
+    pub fn error(&self, what: &str) -> Error {
         match self.place {
-            Some(_) => format!("{self}: {what}"),
+            Some(_) => format!("{self}: {what}").into(),
             None => what.into(),
         }
     }

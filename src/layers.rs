@@ -266,7 +266,7 @@ impl Layers<'_> {
             }
         };
         if let Some(why) = why {
-            return Ok(Brought::Not(why));
+            return Ok(Brought::Not(why.to_string()));
         }
         let sections = sections()?;
         let devices = index::devices(&sections)?;

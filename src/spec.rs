@@ -606,7 +606,7 @@ pub fn words(option: &str, text: &str) -> Result<Vec<Vec<u8>>> {
 }
 
 #[cfg(feature = "json")]
-fn array(text: &str) -> crate::json::Result<Vec<Vec<u8>>> {
+fn array(text: &str) -> Result<Vec<Vec<u8>>> {
     let value = crate::json::parse(format!("{{\"words\":{text}}}").as_bytes())?;
     let node = crate::json::Node::root(&value);
     let words = node.items("words")?;

@@ -171,8 +171,8 @@ fn of_an_image(name: &[u8]) -> bool {
 pub fn members(
     length: u64,
     read: &dyn Fn(u64, &mut [u8]) -> Io<usize>,
-    visit: &mut dyn FnMut(Member, u64) -> std::result::Result<bool, String>,
-) -> std::result::Result<(), String> {
+    visit: &mut dyn FnMut(Member, u64) -> Result<bool>,
+) -> Result<()> {
     let mut parser = Parser::default();
     let mut offset = 0u64;
     let fill = |offset, buffer: &mut [u8]| match read(offset, buffer) {
@@ -186,7 +186,7 @@ pub fn members(
         if !fill(offset, &mut block)? {
             return Ok(());
         }
-        let wrong = |reason| format!("{reason} (header at byte {offset})");
+        let wrong = |reason| Error::new(format!("{reason} (header at byte {offset})"));
         let item = parser.header(&block).map_err(wrong)?;
         let data = offset + BLOCK as u64;
         let stored = match item {

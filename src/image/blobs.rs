@@ -19,7 +19,7 @@ use container::resolve;
 use super::archive::{members, read_at, relative};
 use super::tar::{Kind, Member};
 use super::{Sha256, Tar, decompress};
-use crate::error::{quote, reason};
+use crate::error::{Error, quote, reason};
 
 /// The largest document in JSON, in bytes. Registries accept manifests of 4 MiB.
 const DOCUMENT: u64 = 4 << 20;
@@ -30,7 +30,7 @@ const MEMORY: usize = 16 << 20;
 /// As many links in a row as are followed; real archives have one.
 const LINKS: usize = 8;
 
-type Outcome<T> = std::result::Result<T, String>;
+type Outcome<T> = crate::error::Result<T>;
 
 pub enum Blobs<'a> {
     Directory(OwnedFd),
@@ -39,7 +39,7 @@ pub enum Blobs<'a> {
         path: &'a Path,
         members: Vec<(Vec<u8>, What)>,
         /// Why there may be more members than these.
-        damage: Option<String>,
+        damage: Option<Error>,
     },
 }
 
@@ -66,7 +66,9 @@ impl<'a> Blobs<'a> {
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         );
-        directory.map(Blobs::Directory).map_err(reason)
+        directory
+            .map(Blobs::Directory)
+            .map_err(|errno| reason(errno).into())
     }
 
     /// Reads the headers of the archive in `file`, which can be opened again at `path`.
@@ -127,7 +129,7 @@ impl<'a> Blobs<'a> {
                 let path = std::fs::read_link(&link).map_err(failed)?;
                 let metadata = std::fs::metadata(&link).map_err(failed)?;
                 if !metadata.is_file() {
-                    return Err(format!("{}: not a regular file", show(name)));
+                    return Err(Error::new(format!("{}: not a regular file", show(name))));
                 }
                 Ok(Some(Blob {
                     file: File::open(&link).map_err(failed)?,
@@ -160,7 +162,11 @@ impl<'a> Blobs<'a> {
                         }
                     }
                 }
-                Err(format!("{}: {}", show(&name), reason(Errno::LOOP)))
+                Err(Error::new(format!(
+                    "{}: {}",
+                    show(&name),
+                    reason(Errno::LOOP)
+                )))
             }
         }
     }
@@ -176,7 +182,7 @@ impl Blob {
         match read_at(&self.file, self.offset, &mut text) {
             Ok(length) if length == text.len() => Ok(text),
             Ok(_) => Err("it is truncated".into()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error.to_string().into()),
         }
     }
 

@@ -61,7 +61,7 @@ pub fn index(
     tars: &[(Vec<u8>, Section)],
     whiteouts: Whiteouts,
     out: &File,
-) -> Result<std::result::Result<Indexed, String>> {
+) -> Result<Result<Indexed>> {
     let mut tree = Tree::new(whiteouts);
     for (name, section) in tars {
         let file = section.file.try_clone();
@@ -73,13 +73,13 @@ pub fn index(
         if let Err(reason) = tree.add(&mut Reader::headers(section, whiteouts), start) {
             // As unpacking would say it.
             return match tree.refused {
-                true => Ok(Err(format!("index({}): {reason}", quote(name)))),
+                true => Ok(Err(Error::new(format!("index({}): {reason}", quote(name))))),
                 false => Err(Error::new(format!("unpack({}): {reason}", quote(name)))),
             };
         }
     }
     let Some((image, nodes)) = image(&tree, &devices(tars)?) else {
-        return Ok(Err("index: it is larger than 2 TiB".to_owned()));
+        return Ok(Err("index: it is larger than 2 TiB".into()));
     };
     out.write_all_at(&image, 0)
         .map_err(|error| Error::io("write", "index", error))?;

@@ -17,7 +17,8 @@ use super::archive::Wanted;
 use super::blobs::{Blob, Blobs, show};
 use super::digest::{hex, parse_digest, sha256};
 use super::{Config, Image, Layer, Sha256};
-use crate::json::{Node, Result, Value, parse};
+use crate::error::{Error, Result};
+use crate::json::{Node, Value, parse};
 
 /// Indexes in indexes; there is one in another when an image has several platforms.
 const DEPTH: usize = 4;
@@ -115,7 +116,9 @@ impl Reader<'_> {
         match Node::root(&value).get("manifests") {
             None => self.manifest(&name, &value),
             Some(_) if depth < DEPTH => self.index(&name, &value, depth + 1),
-            Some(_) => Err(format!("{name}: indexes nest more than {DEPTH} deep")),
+            Some(_) => Err(Error::new(format!(
+                "{name}: indexes nest more than {DEPTH} deep"
+            ))),
         }
     }
 
@@ -179,7 +182,7 @@ impl Reader<'_> {
         let (config_name, layer_names) =
             self.choose_saved(&Node::root(list)).map_err(within(name))?;
         let find = |file: &str| {
-            let missing = || format!("{name}: {} is missing", show(file.as_bytes()));
+            let missing = || Error::new(format!("{name}: {} is missing", show(file.as_bytes())));
             self.blobs.find(file.as_bytes())?.ok_or_else(missing)
         };
         let text = find(config_name)?.read();
@@ -229,10 +232,12 @@ impl Reader<'_> {
         let name = descriptor.blob();
         let path = name.replace("blob sha256:", "blobs/sha256/");
         match self.blobs.find(path.as_bytes())? {
-            None => Err(format!("{name} is missing")),
+            None => Err(Error::new(format!("{name} is missing"))),
             Some(blob) if blob.size != descriptor.size => {
                 let (size, expected) = (blob.size, descriptor.size);
-                Err(format!("{name} has {size} bytes, not {expected}"))
+                Err(Error::new(format!(
+                    "{name} has {size} bytes, not {expected}"
+                )))
             }
             Some(blob) => Ok(blob),
         }
@@ -243,37 +248,41 @@ impl Reader<'_> {
         let text = self.find(descriptor)?.read().map_err(within(&name))?;
         match sha256(&text) {
             digest if digest == descriptor.digest => Ok(text),
-            digest => Err(format!("{name} is damaged: it has sha256:{}", hex(&digest))),
+            digest => Err(Error::new(format!(
+                "{name} is damaged: it has sha256:{}",
+                hex(&digest)
+            ))),
         }
     }
 
-    fn nothing(&self, platforms: &[String]) -> String {
+    fn nothing(&self, platforms: &[String]) -> Error {
         format!(
             "it has nothing for {}, but for {}",
             self.platform.text(),
             listed(platforms)
         )
+        .into()
     }
 
-    fn missing(&self, names: &[String]) -> String {
+    fn missing(&self, names: &[String]) -> Error {
         match self.reference {
-            Some(name) if !names.is_empty() => {
-                format!(
-                    "it has no image {}, but {}",
-                    show(name.as_bytes()),
-                    listed(names)
-                )
-            }
+            Some(name) if !names.is_empty() => format!(
+                "it has no image {}, but {}",
+                show(name.as_bytes()),
+                listed(names)
+            )
+            .into(),
             _ => "it lists no image".into(),
         }
     }
 }
 
-fn several(names: &[String]) -> String {
+fn several(names: &[String]) -> Error {
     format!(
         "it has several images: {} (choose one with ROOTFS#NAME)",
         listed(names)
     )
+    .into()
 }
 
 fn listed(names: &[String]) -> String {
@@ -281,8 +290,8 @@ fn listed(names: &[String]) -> String {
     names[..names.len().min(LISTED)].join(", ") + more
 }
 
-fn within(name: &str) -> impl Fn(String) -> String {
-    move |reason| format!("{name}: {reason}")
+fn within(name: &str) -> impl Fn(Error) -> Error {
+    move |reason| format!("{name}: {reason}").into()
 }
 
 /// Whether an image's name is what the user calls it: registry and path may be left out.
@@ -310,10 +319,18 @@ fn descriptors<'v>(root: &Node<'v, '_>) -> Result<(Descriptor<'v>, Vec<Descripto
 fn image(layers: Vec<(Blob, Option<Sha256>)>, described: Described) -> Result<Image> {
     let (count, ids) = (layers.len(), described.diff_ids.len());
     match count {
-        _ if count != ids => return Err(format!("it has {count} layers, but {ids} diff_ids")),
+        _ if count != ids => {
+            return Err(Error::new(format!(
+                "it has {count} layers, but {ids} diff_ids"
+            )));
+        }
         0 => return Err("it has no layer".into()),
         1..=LAYERS => {}
-        _ => return Err(format!("it has {count} layers, more than {LAYERS}")),
+        _ => {
+            return Err(Error::new(format!(
+                "it has {count} layers, more than {LAYERS}"
+            )));
+        }
     }
     let layers = layers.into_iter().zip(described.diff_ids);
     let layer =
@@ -428,9 +445,9 @@ impl<'a> Platform<'a> {
             [os, architecture, variant] => (os, architecture, variant),
             _ => {
                 let text = show(text.as_bytes());
-                return Err(format!(
+                return Err(Error::new(format!(
                     "a platform is OS/ARCHITECTURE[/VARIANT], not {text}"
-                ));
+                )));
             }
         };
         Ok(Platform {

@@ -16,10 +16,10 @@ use std::os::unix::fs::FileExt;
 
 use super::decompress::Plain;
 use super::tar::{BLOCK, Item, Member, Parser};
-use crate::error::quote;
+use crate::error::{Error, quote};
 
 /// Why it ended, without the archive's name.
-pub type Outcome<T> = std::result::Result<T, String>;
+pub type Outcome<T> = crate::error::Result<T>;
 
 /// A part of a file, read without moving the file's own offset.
 pub struct Section {
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
                     last = member.path;
                 }
                 Item::End if members == 0 && !self.layer => {
-                    return Err("it is not a tar archive: it has no member".to_owned());
+                    return Err("it is not a tar archive: it has no member".into());
                 }
                 Item::End => break,
             }
@@ -151,14 +151,17 @@ impl<'a> Reader<'a> {
         self.pass(u64::MAX).map(|_| members)
     }
 
-    fn truncated(&self, members: u64, last: &[u8]) -> String {
+    fn truncated(&self, members: u64, last: &[u8]) -> Error {
         match (members, self.offset) {
-            (0, 0) => "it is empty".to_owned(),
-            (0, end) => format!("it is not a tar archive: it ends at byte {end} without a member"),
+            (0, 0) => "it is empty".into(),
+            (0, end) => {
+                format!("it is not a tar archive: it ends at byte {end} without a member").into()
+            }
             (_, end) => format!(
                 "it ends at byte {end} after member {} without an end mark (truncated?)",
                 show(last)
-            ),
+            )
+            .into(),
         }
     }
 
@@ -173,7 +176,12 @@ impl<'a> Reader<'a> {
             Ok([]) => return Ok(None),
             Ok(data) => take(&data[..limit.min(data.len() as u64) as usize])?,
             Err(error) if error.kind() == ErrorKind::Interrupted => 0,
-            Err(error) => return Err(format!("reading it after {} bytes: {error}", self.offset)),
+            Err(error) => {
+                return Err(Error::new(format!(
+                    "reading it after {} bytes: {error}",
+                    self.offset
+                )));
+            }
         };
         self.source.consume(taken);
         self.offset += taken as u64;
@@ -228,9 +236,10 @@ impl<'a> Reader<'a> {
 
     fn skip(&mut self, bytes: u64) -> Outcome<()> {
         match self.pass(bytes)? {
-            done if done < bytes => {
-                Err(format!("archive ends at byte {} (truncated?)", self.offset))
-            }
+            done if done < bytes => Err(Error::new(format!(
+                "archive ends at byte {} (truncated?)",
+                self.offset
+            ))),
             _ => Ok(()),
         }
     }
@@ -242,8 +251,8 @@ impl<'a> Reader<'a> {
 }
 
 /// The error of a file of which only `done` bytes are there.
-pub fn cut_off(done: u64, stored: u64) -> String {
-    format!("archive ends after {done} of {stored} bytes (truncated?)")
+pub fn cut_off(done: u64, stored: u64) -> Error {
+    format!("archive ends after {done} of {stored} bytes (truncated?)").into()
 }
 
 /// What names that begin with ".wh." mean.
@@ -285,7 +294,7 @@ impl Name<'_> {
             None => Ok(Name::Ordinary),
             Some(b".wh..opq") => Ok(Name::Opaque),
             _ if aufs(name) => Ok(Name::Metadata),
-            Some(b"" | b"." | b"..") => Err("its whiteout names no file".to_owned()),
+            Some(b"" | b"." | b"..") => Err("its whiteout names no file".into()),
             Some(name) => Ok(Name::Whiteout(name)),
         }
     }
@@ -294,13 +303,13 @@ impl Name<'_> {
 /// The path below the root: without slashes in front and at the end, and without ".". What goes up is hostile.
 pub fn clean(path: &[u8], what: &str) -> Outcome<Vec<u8>> {
     if path.is_empty() {
-        return Err(format!("its {what} is empty"));
+        return Err(Error::new(format!("its {what} is empty")));
     }
     let mut clean = Vec::with_capacity(path.len());
     for component in path.split(|&byte| byte == b'/') {
         match component {
             b"" | b"." => continue,
-            b".." => return Err(format!("its {what} contains \"..\"")),
+            b".." => return Err(Error::new(format!("its {what} contains \"..\""))),
             _ if !clean.is_empty() => clean.push(b'/'),
             _ => {}
         }

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::acl;
 use super::reader::{HIDES_ALL, Name, Outcome, Reader, Whiteouts, clean, show, split};
 use super::tar::{BLOCK, Kind, Member};
-use crate::error::{quote, reason};
+use crate::error::{Error, quote, reason};
 
 /// Bytes of memory for nodes: about a million. Without a limit, an archive of nothing but headers takes as much.
 const MEMORY: usize = 256 << 20;
@@ -135,7 +135,7 @@ impl Tree {
 
     fn refuse<T>(&mut self, reason: &str) -> Outcome<T> {
         self.refused = true;
-        Err(reason.to_owned())
+        Err(reason.into())
     }
 
     fn charge(&mut self, bytes: usize) -> Outcome<()> {
@@ -161,7 +161,7 @@ impl Tree {
         match meaning {
             Name::Whiteout(name) => return self.hide(above, parent, name),
             Name::Opaque if parent == 0 && matches!(self.whiteouts, Whiteouts::Overlay { .. }) => {
-                return Err(HIDES_ALL.to_owned());
+                return Err(HIDES_ALL.into());
             }
             Name::Opaque => return self.opaque(parent),
             Name::Ordinary | Name::Metadata => {}
@@ -172,7 +172,7 @@ impl Tree {
                 let node = self.directory(parent, name, member.mtime)?;
                 self.attributes(node, member)
             }
-            _ if path.is_empty() => Err("it would replace the root".to_owned()),
+            _ if path.is_empty() => Err("it would replace the root".into()),
             Kind::HardLink => self.hard_link(parent, name, &member.link),
             _ => {
                 let content = self.content(member, data)?;
@@ -199,7 +199,10 @@ impl Tree {
                 }
                 Some((_, Content::Symlink(_))) => return self.refuse("a symlink is in its path"),
                 Some(_) => {
-                    return Err(format!("parent directory: {}", reason(Errno::NOTDIR)));
+                    return Err(Error::new(format!(
+                        "parent directory: {}",
+                        reason(Errno::NOTDIR)
+                    )));
                 }
             };
         }
@@ -272,7 +275,7 @@ impl Tree {
             }
             // linux/kdev_t.h: more would be cut off silently.
             _ if member.major >= 1 << 12 || member.minor >= 1 << 20 => {
-                return Err("its device number is out of range".to_owned());
+                return Err("its device number is out of range".into());
             }
             kind => Content::Special {
                 kind,
@@ -287,7 +290,13 @@ impl Tree {
 
     fn hard_link(&mut self, parent: usize, name: &[u8], link: &[u8]) -> Outcome<()> {
         let target = clean(link, "link target")?;
-        let failed = |errno| Err(format!("link to {}: {}", show(&target), reason(errno)));
+        let failed = |errno| {
+            Err(Error::new(format!(
+                "link to {}: {}",
+                show(&target),
+                reason(errno)
+            )))
+        };
         let found = self.lookup(&target)?;
         // Not if it is linked already, or to itself. What is in the way may be a directory with the target in it.
         if found != self.find(parent, name) {

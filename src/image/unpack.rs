@@ -174,7 +174,7 @@ impl<'a> Unpacker<'a> {
                 return self.hide(above, &Place { name, ..place });
             }
             Name::Opaque if above.is_empty() && self.opaque_name().is_some() => {
-                return Err(HIDES_ALL.to_owned());
+                return Err(HIDES_ALL.into());
             }
             Name::Opaque => {
                 self.remember(above)?;
@@ -184,7 +184,7 @@ impl<'a> Unpacker<'a> {
         }
         let replaced = match member.kind {
             Kind::Directory => self.directory(member, &path, &place)?,
-            _ if path.is_empty() => return Err("it would replace the root".to_owned()),
+            _ if path.is_empty() => return Err("it would replace the root".into()),
             Kind::File => self.file(member, &place, reader)?,
             Kind::HardLink => self.hard_link(member, &place)?,
             _ => self.node(member, &place)?,
@@ -409,7 +409,7 @@ impl<'a> Unpacker<'a> {
 
     fn hard_link(&mut self, member: &Member, place: &Place) -> Outcome<bool> {
         let target = clean(&member.link, "link target")?;
-        let failed = |errno| format!("link to {}: {}", show(&target), reason(errno));
+        let failed = |errno| Error::new(format!("link to {}: {}", show(&target), reason(errno)));
         let (above, name) = split(&target);
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let directory = resolve::open(self.root.as_fd(), above, flags).map_err(failed)?;
@@ -447,7 +447,7 @@ impl<'a> Unpacker<'a> {
         }
         // linux/kdev_t.h: more would be cut off silently.
         if member.major >= 1 << 12 || member.minor >= 1 << 20 {
-            return Err("its device number is out of range".to_owned());
+            return Err("its device number is out of range".into());
         }
         let device = makedev(member.major, member.minor);
         let make = || match kind {
@@ -480,7 +480,10 @@ impl<'a> Unpacker<'a> {
             Err(Errno::INVAL) if self.options.in_userns => self.report.skipped_owners += 1,
             Err(errno) => {
                 let (uid, gid) = (member.uid, member.gid);
-                return Err(format!("chown to {uid}:{gid}: {}", reason(errno)));
+                return Err(Error::new(format!(
+                    "chown to {uid}:{gid}: {}",
+                    reason(errno)
+                )));
             }
         }
         if member.kind != Kind::Symlink {
@@ -523,11 +526,11 @@ impl<'a> Unpacker<'a> {
         self.report.skipped_xattrs += u64::from(skip);
         result.or_else(|errno| match skip {
             true => Ok(()),
-            false => Err(format!(
+            false => Err(Error::new(format!(
                 "extended attribute {}: {}",
                 quote(name),
                 reason(errno)
-            )),
+            ))),
         })
     }
 
@@ -606,6 +609,6 @@ fn times(member: &Member) -> Timestamps {
     }
 }
 
-fn because(operation: &str) -> impl Fn(Errno) -> String {
-    move |errno| format!("{operation}: {}", reason(errno))
+fn because(operation: &str) -> impl Fn(Errno) -> Error {
+    move |errno| format!("{operation}: {}", reason(errno)).into()
 }

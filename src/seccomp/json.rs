@@ -21,8 +21,8 @@ use rustix::fs::{Mode, OFlags};
 use super::bpf::{Comparison, LIMIT, Outcome, Policy, Test};
 use super::calls::{self, COUNT, MACHINE};
 use super::errno;
-use crate::error::reason;
-use crate::json::{Node, Result, Value, parse};
+use crate::error::{Result, reason};
+use crate::json::{Node, Value, parse};
 
 /// A file that is in order; what it means depends on capabilities and kernel.
 #[derive(Debug, Clone)]

@@ -738,7 +738,7 @@ mod docker {
         }
     }
 
-    fn profile(text: &str) -> std::result::Result<Box<Profile>, String> {
+    fn profile(text: &str) -> crate::error::Result<Box<Profile>> {
         super::super::json::profile("x.json", text.as_bytes()).map(Box::new)
     }
 
@@ -1125,7 +1125,7 @@ mod docker {
                 r#"{{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{}]}}"#,
                 rules.join(",")
             );
-            let file = Seccomp::File(profile(&text)?);
+            let file = Seccomp::File(profile(&text).map_err(|error| error.to_string())?);
             filter(&file, 0, KERNEL)
                 .map(|filter| filter.unwrap().program)
                 .map_err(|error| error.to_string())

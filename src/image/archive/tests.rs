@@ -679,7 +679,10 @@ mod images {
                 "config.Labels: a key comes twice",
             ),
         ] {
-            assert_eq!(manifest::config(text.as_bytes()).unwrap_err(), expected);
+            assert_eq!(
+                manifest::config(text.as_bytes()).unwrap_err().to_string(),
+                expected
+            );
         }
     }
 
