@@ -114,7 +114,8 @@ fn mount(
     use rustix::mount::*;
     let out = File::create(image).unwrap();
     let before = Instant::now();
-    let indexed = index(tars, whiteouts, &out).map_err(|error| error.to_string())??;
+    let indexed = index(tars, whiteouts, &out).map_err(|error| error.to_string())?;
+    let indexed = indexed.map_err(|why| why.to_string())?;
     eprintln!("{}: {indexed:?}, {:?}", target.display(), before.elapsed());
     drop(out);
     // The same again.

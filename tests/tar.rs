@@ -113,7 +113,7 @@ fn unpack(
 
 fn mini(archive: &[u8], root: &Path) -> Result<Report, String> {
     unpack(archive, b"x.tar", root, &options(1 << 30)).map_err(|error| {
-        assert_eq!(error.status, 125);
+        assert_eq!(error.status(), 125);
         let line = error.to_string();
         assert!(line.starts_with("unpack(\"x.tar\"): "), "{line}");
         assert!(!line.contains(char::is_control), "{line:?}");
