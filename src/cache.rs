@@ -37,7 +37,7 @@ use rustix::process::{Flock, FlockType, fcntl_getlk};
 use container::sys;
 
 use crate::error::{Error, Result};
-use crate::store::make_private;
+use crate::store::{make_private, names};
 
 /// The beginning of the names of files that are being made.
 const NEW: &str = ".new-";
@@ -166,26 +166,16 @@ pub fn remove(path: &Path, dry: bool, unused: impl FnOnce(&File) -> bool) -> Opt
 
 /// Removes the `.new-` files of the dead in a directory.
 pub fn sweep(directory: &Path, dry: bool) -> Vec<Removed> {
-    let new = names(directory)
-        .into_iter()
-        .filter(|name| name.starts_with(NEW));
-    new.filter_map(|name| {
-        let path = directory.join(name);
-        remove(&path, dry, |file| {
-            flock(file, FlockOperation::NonBlockingLockExclusive).is_ok() && linked(file, &path)
-        })
-    })
-    .collect()
-}
-
-/// The names in a directory, sorted; none if it cannot be read. Names that are not UTF-8 are not ours.
-pub fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    names
+    let mut removed = Vec::new();
+    for name in names(directory) {
+        let path = directory.join(&name);
+        if name.starts_with(NEW) {
+            removed.extend(remove(&path, dry, |file| {
+                flock(file, FlockOperation::NonBlockingLockExclusive).is_ok() && linked(file, &path)
+            }));
+        }
+    }
+    removed
 }
 
 /// One word that differs when the file is another or was changed: device, inode; then size, and the times of the last

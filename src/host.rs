@@ -22,6 +22,7 @@ use container::sys;
 use crate::error::{Error, Result};
 use crate::image::Layer;
 use crate::spec::{self, Spec};
+use crate::store::names;
 
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -343,7 +344,10 @@ fn all_devices(directory: &Path, nodes: &mut Vec<Node>) {
         let mut names = spec::DEV.split(' ');
         path.parent() == Some(Path::new("/dev")) && names.any(|name| path.ends_with(name))
     };
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten() {
         let path = entry.path();
         let (Ok(kind), false) = (entry.file_type(), own(&path)) else {
             continue;
@@ -388,14 +392,11 @@ fn thermal() -> Vec<u32> {
     if !Path::new("/sys/devices/system/cpu/cpu0/thermal_throttle").exists() {
         return Vec::new();
     }
-    let entries = fs::read_dir("/sys/devices/system/cpu")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let number = |name: &str| name.strip_prefix("cpu")?.parse().ok();
-    let mut numbers: Vec<u32> = entries
-        .filter_map(|entry| number(entry.file_name().to_str()?))
-        .collect();
+    let number = |name: &str| name.strip_prefix("cpu")?.parse::<u32>().ok();
+    let mut numbers = Vec::new();
+    for name in names(Path::new("/sys/devices/system/cpu")) {
+        numbers.extend(number(&name));
+    }
     numbers.sort_unstable();
     numbers
 }

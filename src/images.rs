@@ -37,11 +37,11 @@ use std::path::{Path, PathBuf};
 use rustix::fd::OwnedFd;
 use rustix::fs::FlockOperation;
 
-use crate::cache::{self, Removed, flock, linked, names, sweep};
+use crate::cache::{self, Removed, flock, linked, sweep};
 use crate::error::{Error, Result, path as show, quote};
 use crate::image::digest::{hex, parse_digest};
 use crate::image::{Image, Layer, Sha256, Tar, manifest};
-use crate::store::{self, lock, make_private};
+use crate::store::{self, lock, make_private, names};
 
 /// What a layer can be: a tar, or a file system as mount(2) calls it.
 pub const KINDS: [&std::ffi::CStr; 4] = [c"tar", c"squashfs", c"erofs", c"ext4"];
@@ -259,17 +259,16 @@ fn read(mut record: &File) -> Option<Record> {
 
 /// All names, sorted, and what they stand for.
 fn records(store: &Path) -> Vec<(String, Option<Record>)> {
-    let names = names(&store.join("images"))
-        .into_iter()
-        .map(|name| name.replace('%', "/"));
-    let names = names.filter(|name| check_name(name).is_ok());
-    names
-        .map(|name| {
+    let mut records = Vec::new();
+    for name in names(&store.join("images")) {
+        let name = name.replace('%', "/");
+        if check_name(&name).is_ok() {
             let record = open(&record_path(store, &name)).ok().flatten();
             let record = record.and_then(|record| read(&record));
-            (name, record)
-        })
-        .collect()
+            records.push((name, record));
+        }
+    }
+    records
 }
 
 /// Whether a container of this image runs; if not, none will until the file is closed.
@@ -312,11 +311,10 @@ pub fn list(store: &Path) -> Result<Vec<Row>> {
     let [_, blobs] = directories(store)?;
     let _change = hold(&blobs, FlockOperation::LockExclusive)?;
     let records = records(store);
-    let all: Vec<String> = records
-        .iter()
-        .flat_map(|(_, record)| record)
-        .flat_map(unique)
-        .collect();
+    let mut all = Vec::new();
+    for (_, record) in &records {
+        all.extend(record.as_ref().map(unique).unwrap_or_default());
+    }
     let row = |(name, record): &(String, Option<Record>)| {
         let file = open(&record_path(store, name)).ok().flatten();
         let mut row = Row {
@@ -337,11 +335,9 @@ pub fn list(store: &Path) -> Result<Vec<Row>> {
             _ => "oci",
         };
         let status = |blob: &String| std::fs::metadata(blobs.join(blob)).ok();
-        let layers = record.layers.iter().map(|(digest, _)| blob(digest));
-        row.size = layers
-            .flat_map(|blob| status(&blob))
-            .map(|status| status.size())
-            .sum();
+        for (digest, _) in &record.layers {
+            row.size += status(&blob(digest)).map_or(0, |status| status.size());
+        }
         for blob in unique(record) {
             let disk = status(&blob).map_or(0, |status| status.blocks() * 512);
             row.disk += disk;
@@ -584,8 +580,9 @@ fn disk_used(top: &Path) -> u64 {
         };
         sum += status.blocks() * 512;
         if status.is_dir() {
-            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
-            paths.extend(entries.map(|entry| entry.path()));
+            for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
+                paths.push(entry.path());
+            }
         }
     }
     sum

@@ -111,7 +111,7 @@ impl Kept {
             make_private(store)?;
             make_private(&store.join("kept"))?;
         }
-        for id in cache::names(&store.join("kept")) {
+        for id in crate::store::names(&store.join("kept")) {
             let directory = store.join("kept").join(&id);
             let Ok(text) = std::fs::read(directory.join("record")) else {
                 continue;

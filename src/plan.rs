@@ -336,12 +336,31 @@ impl Plan {
 
 /// A string that lives as long as the process, for use after the clone.
 pub fn leak(text: impl AsRef<[u8]>) -> &'static CStr {
+    leak_text(text.as_ref())
+}
+
+fn leak_text(text: &[u8]) -> &'static CStr {
     // No text here can contain NUL: argv and paths cannot, and files are checked when they are read.
-    Box::leak(
-        CString::new(text.as_ref())
-            .unwrap_or_default()
-            .into_boxed_c_str(),
-    )
+    Box::leak(CString::new(text).unwrap_or_default().into_boxed_c_str())
+}
+
+/// A list of strings as execve(2) takes it, for as long as the process lives.
+pub fn words(texts: &[Vec<u8>]) -> &'static mut [Word] {
+    let mut words = Vec::with_capacity(texts.len() + 1);
+    for text in texts {
+        words.push(Word::new(leak_text(text)));
+    }
+    words.push(Word::END);
+    words.leak()
+}
+
+/// This process's environment, as KEY=VALUE.
+pub fn environment() -> &'static mut [Word] {
+    let mut texts = Vec::new();
+    for (key, value) in std::env::vars_os() {
+        texts.push([key.as_bytes(), b"=", value.as_bytes()].concat());
+    }
+    words(&texts)
 }
 
 fn leak_bytes(bytes: &[u8]) -> &'static [u8] {

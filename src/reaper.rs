@@ -4,7 +4,7 @@
 //! (prctl(2), Linux 3.4). With a terminal on standard input the command leads the foreground process group of
 //! mini's own session, so that an interactive shell has job control; without one it leads a session of its own.
 
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -16,12 +16,12 @@ use container::child::{Context, Environment, Program, container};
 use container::init::{self, Role};
 use container::report::{Detail, Outcome, Received, Report};
 use container::step::Step;
-use container::sys::{self, Word};
+use container::sys;
 use container::user::User;
 
 use crate::error::{Error, Result};
 use crate::explain::exec_error;
-use crate::plan::{leak, prepare};
+use crate::plan::{environment, prepare};
 
 /// Runs `command` and returns the status to exit with.
 pub fn run(command: &[Vec<u8>]) -> Result<u8> {
@@ -94,12 +94,6 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
 
 /// The caller's environment, and nothing else that steps could use.
 fn context(control: OwnedFd) -> Context {
-    let variables =
-        std::env::vars_os().map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes()].concat());
-    let words: Vec<Word> = variables
-        .map(|text| Word::new(leak(text)))
-        .chain([Word::END])
-        .collect();
     Context {
         control: Some(control),
         stdio: [None, None, None],
@@ -107,7 +101,7 @@ fn context(control: OwnedFd) -> Context {
         terminal: None,
         user: User::ROOT,
         environment: Environment {
-            words: Box::leak(words.into_boxed_slice()),
+            words: environment(),
             home: None,
         },
         detail: Detail::NONE,

@@ -19,10 +19,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use container::sys::{self, Word};
+use container::sys;
 
 use crate::error::{Error, Result};
-use crate::plan::leak;
+use crate::plan::{environment, leak, words};
 
 /// Returns if this process runs from a sealed copy already; else starts over from one. Returns also where that cannot
 /// be, with a note.
@@ -58,18 +58,11 @@ pub fn seal() -> Result<Option<String>> {
     while sendfile(&copy, &binary, None, 1 << 24).map_err(fail("sendfile"))? > 0 {}
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     fcntl_add_seals(&copy, seals).map_err(fail("fcntl(F_ADD_SEALS)"))?;
-    let words = |list: Vec<Vec<u8>>| -> Vec<Word> {
-        let words = list.into_iter().map(|word| Word::new(leak(word)));
-        words.chain([Word::END]).collect()
-    };
-    let arguments = std::env::args_os().map(OsStringExt::into_vec).collect();
-    let environment = std::env::vars_os()
-        .map(|(key, value)| [key.into_vec(), b"=".to_vec(), value.into_vec()].concat())
-        .collect();
+    let arguments: Vec<_> = std::env::args_os().map(OsStringExt::into_vec).collect();
     let path = leak(format!("/proc/self/fd/{}", copy.as_raw_fd()));
     Err(fail("execve")(sys::execve(
         path,
-        &words(arguments),
-        &words(environment),
+        words(&arguments),
+        environment(),
     )))
 }

@@ -90,16 +90,28 @@ pub fn dead(base: &Path, name: &str) -> Result<Vec<(PathBuf, OwnedFd)>> {
     let Ok(_guard) = lock(parent, FlockOperation::LockExclusive) else {
         return Ok(Vec::new());
     };
-    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
-    Ok(entries
-        .filter(|entry| is_id(entry.file_name().as_bytes()))
-        .filter_map(|entry| {
-            Some((
-                entry.path(),
-                lock(&entry.path(), FlockOperation::NonBlockingLockExclusive).ok()?,
-            ))
-        })
-        .collect())
+    let mut dead = Vec::new();
+    for name in names(parent) {
+        let path = parent.join(&name);
+        if is_id(name.as_bytes())
+            && let Ok(lock) = lock(&path, FlockOperation::NonBlockingLockExclusive)
+        {
+            dead.push((path, lock));
+        }
+    }
+    Ok(dead)
+}
+
+/// The names in a directory, sorted; none if it cannot be read. Names that are not UTF-8 are not ours.
+pub fn names(directory: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    if let Ok(entries) = std::fs::read_dir(directory) {
+        for entry in entries.flatten() {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    names.sort_unstable();
+    names
 }
 
 fn is_id(name: &[u8]) -> bool {

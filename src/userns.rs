@@ -26,7 +26,7 @@ use container::sys::{self, Word};
 use crate::error::{Error, Result, reason};
 use crate::explain::namespace_hint;
 use crate::host::Host;
-use crate::plan::{IdMap, RANGE, leak};
+use crate::plan::{IdMap, RANGE, leak, words};
 use crate::run::wait_for;
 use crate::store::make_private;
 
@@ -213,17 +213,12 @@ fn spawn_helper(
     read: &OwnedFd,
     write: &OwnedFd,
 ) -> Result<Pid> {
-    let text = [
-        program.display().to_string(),
-        std::process::id().to_string(),
-    ];
-    let words: Vec<Word> = text
-        .into_iter()
-        .chain(lines.iter().flatten().map(u32::to_string))
-        .map(|word| Word::new(leak(word)))
-        .chain([Word::END])
-        .collect();
-    let path = leak(program.as_os_str().as_bytes());
+    let name = program.as_os_str().as_bytes();
+    let mut texts = vec![name.to_vec(), std::process::id().to_string().into()];
+    for number in lines.as_flattened() {
+        texts.push(number.to_string().into());
+    }
+    let (path, words) = (leak(name), words(&texts));
     let write = write.as_raw_fd();
     sys::clone(0, || {
         // The parent's death must be seen as end of file.
@@ -233,7 +228,7 @@ fn spawn_helper(
         }
         sys::default_signals();
         sys::set_signal_mask(0);
-        let _ = sys::execve(path, &words, &[Word::END]);
+        let _ = sys::execve(path, words, &[Word::END]);
         127
     })
     .map_err(|errno| Error::sys("clone3", "", errno))

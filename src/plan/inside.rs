@@ -418,11 +418,9 @@ pub fn prepare(command: &[Vec<u8>], search: &[u8]) -> Command {
             .map(|directory| leak([directory, b"/", name].concat()))
             .collect(),
     };
-    let words = command.iter().map(|word| Word::new(leak(word)));
-    let arguments: Vec<Word> = words.chain([Word::END]).collect();
     Command {
         name: leak(name),
         candidates: candidates.leak(),
-        arguments: arguments.leak(),
+        arguments: words(command),
     }
 }
