@@ -18,7 +18,7 @@
 //!
 //! Left out: a limit to the size of the cache (`mini prune` empties it).
 
-#![allow(dead_code)] // until it is wired up
+#![cfg_attr(not(feature = "images"), allow(dead_code))]
 
 use std::ffi::OsStr;
 use std::fs::File;
