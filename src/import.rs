@@ -395,10 +395,10 @@ impl Read for Watched<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::names;
     use crate::image::archive::{self, Opened, Wanted};
     use crate::image::write::file;
     use crate::images::{list, resolve};
+    use crate::store::names;
     use std::fs::{metadata, remove_dir_all, write};
     use std::os::unix::fs::MetadataExt;
 
