@@ -224,7 +224,7 @@ impl Layers<'_> {
             .iter()
             .all(|part| cache::linked(&part.file, &part.path))
         {
-            true => cache::name(&ranges, suffix)?,
+            true => cache::name(&ranges, &suffix_for(suffix, &stack.tars))?,
             false => None,
         };
         let sections = || {
@@ -384,7 +384,8 @@ impl Layers<'_> {
             return Ok(part);
         }
         let store = &self.host.store;
-        let name = cache::name(&[(&part.file, tar.offset, tar.size)], "tar")?;
+        let suffix = suffix_for("tar", std::slice::from_ref(tar));
+        let name = cache::name(&[(&part.file, tar.offset, tar.size)], &suffix)?;
         let directory = cache::directory(store)?;
         let Some(name) = name else {
             let new = NewFile::create(&directory)?;
@@ -591,6 +592,22 @@ fn tar(path: &Path) -> Tar {
         digest: None,
         diff_id: None,
     }
+}
+
+/// What an entry of the cache ends in: the digests that were verified when it was made are part of its name, so that the
+/// same file is looked at again if others are wanted.
+fn suffix_for(kind: &str, tars: &[Tar]) -> String {
+    #[cfg(feature = "images")]
+    {
+        let digests = tars.iter().flat_map(|tar| [tar.digest, tar.diff_id]);
+        let digests: Vec<u8> = digests.flatten().flatten().collect();
+        if !digests.is_empty() {
+            let hash = digest::hex(&digest::sha256(&digests));
+            return format!("{}.{kind}", hash.get(..16).unwrap_or_default());
+        }
+    }
+    let _ = tars;
+    kind.to_owned()
 }
 
 /// An image that is one archive.

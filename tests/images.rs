@@ -707,8 +707,9 @@ fn damaged_and_endless_archives_are_refused_in_one_line() {
     );
     for name in ["z.tar.gz", "z.tar.zst", "z.tar.xz"] {
         let image = place.text(name);
-        let said =
-            format!("inflate(\"{image}\"): it holds more than 33554432 bytes, which is the limit");
+        let said = format!(
+            "inflate(\"{image}\"): it holds more than 33554432 bytes, which is the limit (--image-limit)"
+        );
         place.refuses("--image-limit 32m", &image, &[&said]);
         let said = [&image, "only 33554432 free in the --image-limit"];
         place.refuses("--image-limit 32m --store unpack", &image, &said);
@@ -717,7 +718,8 @@ fn damaged_and_endless_archives_are_refused_in_one_line() {
              MINI_ROOT=$PWD/mem \"$MINI\" run {name} 2>&1 || find mem -type f"
         ));
         assert!(
-            text.ends_with("bytes, which is the limit\n") && text.lines().count() == 1,
+            text.ends_with("bytes, which is the limit (--image-limit)\n")
+                && text.lines().count() == 1,
             "{text}"
         );
     }

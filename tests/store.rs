@@ -360,7 +360,8 @@ fn a_full_disk_is_told_beforehand_or_leaves_nothing() {
     for (line, name) in [(gzip, bench.text("b.gz")), (stdin, "-".to_owned())] {
         let bytes = line.strip_prefix(&format!("mini: inflate(\"{name}\"): it holds more than "));
         assert!(
-            bytes.is_some_and(|bytes| bytes.ends_with(" bytes, which is the limit")),
+            bytes
+                .is_some_and(|bytes| bytes.ends_with(" bytes, which is the limit (--image-limit)")),
             "{line}"
         );
     }

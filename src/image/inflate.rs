@@ -45,7 +45,7 @@ pub fn inflate(
         total += bytes.len() as u64;
         if total > limit {
             return Err(Error::new(format!(
-                "inflate({}): it holds more than {limit} bytes, which is the limit",
+                "inflate({}): it holds more than {limit} bytes, which is the limit (--image-limit)",
                 quote(name)
             )));
         }
@@ -109,7 +109,7 @@ mod tests {
         let error = inflate(&mut zeros, b"bomb", (&file, b"y"), 1 << 20, &mut |_| {}).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "inflate(\"bomb\"): it holds more than 1048576 bytes, which is the limit"
+            "inflate(\"bomb\"): it holds more than 1048576 bytes, which is the limit (--image-limit)"
         );
         assert!(file.metadata().unwrap().len() <= 1 << 20);
     }
