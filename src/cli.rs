@@ -639,12 +639,14 @@ fn images(command: Command, mut rest: Vec<OsString>) -> Result<Images> {
             if rmi.names.is_empty() {
                 return Err(Error::new("rmi: no name given"));
             }
-            let names = rest.into_iter().chain([first, last]);
+            rest.extend([first, last]);
+            rest.retain(|name| !name.is_empty());
+            let mut names = Vec::new();
+            for name in rest {
+                names.push(utf8(name)?);
+            }
             Images::Remove {
-                names: names
-                    .filter(|name| !name.is_empty())
-                    .map(utf8)
-                    .collect::<Result<_>>()?,
+                names,
                 force: rmi.force,
             }
         }

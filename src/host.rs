@@ -142,10 +142,10 @@ pub fn probe(spec: &Spec) -> Result<Host> {
                 .any(|line| line.split('\t').nth(1) == Some(name))
         })
     };
-    let volumes = spec.volumes.iter();
-    let volume_directories = volumes
-        .map(|volume| exists("--volume", &volume.source))
-        .collect::<Result<_>>()?;
+    let mut volume_directories = Vec::new();
+    for volume in &spec.volumes {
+        volume_directories.push(exists("--volume", &volume.source)?);
+    }
     let (run, cover) = run_directory(privileged, uid)?;
     let store = store_directory(privileged, &run)?;
     let mount_setattr = sys::has_mount_setattr();

@@ -205,9 +205,11 @@ impl Kept {
 }
 
 fn lines(text: &[u8]) -> Vec<(String, Vec<u8>)> {
-    let lines = text.split(|byte| *byte == b'\n');
-    let pair = |line: &[u8]| {
-        let space = line.iter().position(|byte| *byte == b' ')?;
+    let mut lines = Vec::new();
+    for line in text.split(|byte| *byte == b'\n') {
+        let Some(space) = line.iter().position(|byte| *byte == b' ') else {
+            continue;
+        };
         let mut value = Vec::new();
         let mut rest = &line[space + 1..];
         while let Some((first, after)) = rest.split_first() {
@@ -219,7 +221,7 @@ fn lines(text: &[u8]) -> Vec<(String, Vec<u8>)> {
             value.push(byte);
             rest = after;
         }
-        Some((String::from_utf8_lossy(&line[..space]).into_owned(), value))
-    };
-    lines.filter_map(pair).collect()
+        lines.push((String::from_utf8_lossy(&line[..space]).into_owned(), value));
+    }
+    lines
 }

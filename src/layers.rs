@@ -204,8 +204,10 @@ impl Layers<'_> {
                 show(&tar.path)
             )));
         }
-        let parts = stack.tars.iter().map(|tar| self.plain(tar));
-        let parts = parts.collect::<Result<Vec<Part>>>()?;
+        let mut parts = Vec::new();
+        for tar in &stack.tars {
+            parts.push(self.plain(tar)?);
+        }
         let inflated = || {
             let cache = store.join("cache");
             (parts.iter()).filter(move |part| part.path.starts_with(&cache))
@@ -227,11 +229,12 @@ impl Layers<'_> {
             true => cache::name(&ranges, &suffix_for(suffix, &stack.tars))?,
             false => None,
         };
-        let sections = || {
-            let named = parts.iter().zip(&stack.tars);
-            named
-                .map(|(part, tar)| part.section(&tar.path))
-                .collect::<Result<Vec<_>>>()
+        let sections = || -> Result<_> {
+            let mut sections = Vec::new();
+            for (part, tar) in parts.iter().zip(&stack.tars) {
+                sections.push(part.section(&tar.path)?);
+            }
+            Ok(sections)
         };
         let (mut made, mut why) = (None, None);
         let mut fill = |file: &File| {
@@ -251,11 +254,10 @@ impl Layers<'_> {
             // What cannot be indexed leaves an empty index, so that the next start need not try.
             Ok(())
         };
-        let cached = name
-            .as_ref()
-            .map(|name| cache::get(store, name))
-            .transpose()?
-            .flatten();
+        let cached = match &name {
+            Some(name) => cache::get(store, name)?,
+            None => None,
+        };
         let file = match (cached, &name) {
             (Some(file), _) => file,
             (None, Some(name)) => cache::make(store, name, || self.interrupted(), &mut fill)?,

@@ -548,13 +548,14 @@ pub fn variable(option: &str, text: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>>
 /// A file of variables, one a line; empty lines and lines that begin with `#` are passed over.
 pub fn environment_file(path: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let text = std::fs::read(path).map_err(|error| Error::io("--env-file open", path, error))?;
-    let lines = text
-        .split(|byte| *byte == b'\n')
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    lines
-        .filter(|line| !line.trim_ascii().is_empty() && !line.trim_ascii_start().starts_with(b"#"))
-        .filter_map(|line| variable("--env-file", line.trim_ascii_start()).transpose())
-        .collect()
+    let mut variables = Vec::new();
+    for line in text.split(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line).trim_ascii_start();
+        if !line.is_empty() && !line.starts_with(b"#") {
+            variables.extend(variable("--env-file", line)?);
+        }
+    }
+    Ok(variables)
 }
 
 /// A container's name: letters, digits, `_`, `.`, `-`, not beginning with a sign; at most 64 bytes, so that it can
@@ -609,8 +610,11 @@ pub fn words(option: &str, text: &str) -> Result<Vec<Vec<u8>>> {
 fn array(text: &str) -> Result<Vec<Vec<u8>>> {
     let value = crate::json::parse(format!("{{\"words\":{text}}}").as_bytes())?;
     let node = crate::json::Node::root(&value);
-    let words = node.items("words")?;
-    words.map(|word| Ok(word.text()?.into())).collect()
+    let mut words = Vec::new();
+    for word in node.items("words")? {
+        words.push(word.text()?.into());
+    }
+    Ok(words)
 }
 
 /// ROOTFS as given on the command line.

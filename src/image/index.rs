@@ -92,20 +92,18 @@ pub fn index(
 
 /// For each tar the number of its device, from 0: the distinct files in the order in which they first appear.
 pub fn devices(tars: &[(Vec<u8>, Section)]) -> Result<Vec<usize>> {
-    let mut found = Vec::new();
-    let number = |(name, section): &(Vec<u8>, Section)| {
+    let (mut found, mut numbers) = (Vec::new(), Vec::new());
+    for (name, section) in tars {
         let meta = section.file.metadata();
         let meta = meta.map_err(|error| Error::io("stat", name, error))?;
         let id = (meta.dev(), meta.ino());
-        Ok(found
-            .iter()
-            .position(|&other| other == id)
-            .unwrap_or_else(|| {
-                found.push(id);
-                found.len() - 1
-            }))
-    };
-    tars.iter().map(number).collect()
+        let known = found.iter().position(|other| *other == id);
+        numbers.push(known.unwrap_or(found.len()));
+        if known.is_none() {
+            found.push(id);
+        }
+    }
+    Ok(numbers)
 }
 
 /// Where a node comes to be.

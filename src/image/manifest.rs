@@ -171,9 +171,11 @@ impl Reader<'_> {
         let (described_by, layers) = descriptors(&Node::root(manifest)).map_err(within(name))?;
         let text = self.document(&described_by)?;
         let described = config(&text).map_err(within(&described_by.blob()))?;
-        let find = |layer: &Descriptor| Ok((self.find(layer)?, Some(layer.digest)));
-        let layers: Vec<_> = layers.iter().map(find).collect::<Result<_>>()?;
-        image(layers, described).map_err(within(name))
+        let mut found = Vec::new();
+        for layer in &layers {
+            found.push((self.find(layer)?, Some(layer.digest)));
+        }
+        image(found, described).map_err(within(name))
     }
 
     /// The image in a manifest.json, a list.
@@ -188,8 +190,10 @@ impl Reader<'_> {
         let text = find(config_name)?.read();
         let described = text.and_then(|text| config(&text));
         let described = described.map_err(within(&show(config_name.as_bytes())))?;
-        let find = |file: &&str| Ok((find(file)?, None));
-        let layers: Vec<_> = layer_names.iter().map(find).collect::<Result<_>>()?;
+        let mut layers = Vec::new();
+        for name in layer_names {
+            layers.push((find(name)?, None));
+        }
         image(layers, described).map_err(within(name))
     }
 
@@ -332,13 +336,14 @@ fn image(layers: Vec<(Blob, Option<Sha256>)>, described: Described) -> Result<Im
             )));
         }
     }
-    let layers = layers.into_iter().zip(described.diff_ids);
-    let layer =
-        |((blob, digest), diff_id): ((Blob, _), _)| blob.layer(digest, diff_id).map(Layer::Tar);
-    Ok(Image {
-        layers: layers.map(layer).collect::<Result<_>>()?,
+    let mut image = Image {
+        layers: Vec::new(),
         config: described.config,
-    })
+    };
+    for ((blob, digest), diff_id) in layers.into_iter().zip(described.diff_ids) {
+        image.layers.push(Layer::Tar(blob.layer(digest, diff_id)?));
+    }
+    Ok(image)
 }
 
 /// What one document says about another, or about a layer (descriptor.md).
@@ -505,8 +510,10 @@ pub fn config(text: &[u8]) -> Result<Described> {
     root.object()?;
     let rootfs = root.need("rootfs")?;
     rootfs.object()?;
-    let diff_ids = rootfs.items("diff_ids")?.map(|node| digest(&node));
-    let diff_ids = diff_ids.collect::<Result<_>>()?;
+    let mut diff_ids = Vec::new();
+    for node in rootfs.items("diff_ids")? {
+        diff_ids.push(digest(&node)?);
+    }
     let platform = Platform::read(&root)?;
     let mut config = Config::default();
     if !platform.architecture.is_empty() {
@@ -521,14 +528,18 @@ pub fn config(text: &[u8]) -> Result<Described> {
             .map_or(Ok(Vec::new()), |node| c_string(&node, node.text()?))
     };
     let strings = |key| -> Result<Vec<Vec<u8>>> {
-        node.items(key)?
-            .map(|node| c_string(&node, node.text()?))
-            .collect()
+        let mut strings = Vec::new();
+        for node in node.items(key)? {
+            strings.push(c_string(&node, node.text()?)?);
+        }
+        Ok(strings)
     };
     let keys = |key| -> Result<Vec<Vec<u8>>> {
-        node.entries(key)?
-            .map(|(name, node)| c_string(&node, name))
-            .collect()
+        let mut keys = Vec::new();
+        for (name, node) in node.entries(key)? {
+            keys.push(c_string(&node, name)?);
+        }
+        Ok(keys)
     };
     config.entrypoint = strings("Entrypoint")?;
     config.cmd = strings("Cmd")?;
@@ -556,7 +567,11 @@ pub fn config(text: &[u8]) -> Result<Described> {
 }
 
 fn texts<'v>(node: &Node<'v, '_>, key: &str) -> Result<Vec<&'v str>> {
-    node.items(key)?.map(|node| node.text()).collect()
+    let mut texts = Vec::new();
+    for node in node.items(key)? {
+        texts.push(node.text()?);
+    }
+    Ok(texts)
 }
 
 /// A string that may become an argument or a path.
