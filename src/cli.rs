@@ -13,7 +13,7 @@ use argh::FromArgs;
 use linux_raw_sys::general as raw;
 
 use crate::capability::{self, Capabilities};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, error};
 #[cfg(feature = "images")]
 use crate::image::Config;
 use crate::seccomp::Seccomp;
@@ -525,10 +525,10 @@ fn normalise(arguments: Vec<OsString>, command: bool) -> Result<Normalised> {
                     "false" if name == "--no-new-privs" => options.push("--new-privs".to_owned()),
                     "false" => {}
                     _ => {
-                        return Err(Error::new(format!(
+                        return Err(error!(
                             "{name} {}: neither true nor false",
                             crate::error::quote(given.as_bytes())
-                        )));
+                        ));
                     }
                 }
                 continue;
@@ -572,10 +572,10 @@ fn letters(text: &str, options: &mut Vec<String>) -> Option<Option<String>> {
 
 fn utf8(argument: OsString) -> Result<String> {
     (argument.into_string()).map_err(|argument| {
-        Error::new(format!(
+        error!(
             "{}: not valid UTF-8",
             crate::error::quote(argument.as_bytes())
-        ))
+        )
     })
 }
 
@@ -725,7 +725,7 @@ impl Run {
             (self.rw && !self.layer.is_empty(), "--rw and --layer"),
         ] {
             if both {
-                return Err(Error::new(format!("{options} exclude each other")));
+                return Err(error!("{options} exclude each other"));
             }
         }
         let mut environment = Vec::new();

@@ -17,7 +17,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::cache::NewFile;
 use crate::cli::{Commit, CommitTo, Images};
-use crate::error::{Error, Result, quote};
+use crate::error::{Error, Result, error, quote};
 use crate::host::{Host, probe};
 use crate::image::changes::{self, write_tree};
 use crate::image::write::{Sink, Writer};
@@ -178,7 +178,7 @@ fn heard<'a>(
         progress.at(bytes);
         match wait_for(interrupts, None) {
             true => Ok(()),
-            false => Err(Error::new(format!("{name}: interrupted"))),
+            false => Err(error!("{name}: interrupted")),
         }
     }
 }
@@ -253,7 +253,7 @@ fn to_file(
     let mut into = |mut file: &File| {
         make(&mut |bytes: &[u8]| {
             if !wait_for(interrupts, None) {
-                return Err(Error::new(format!("{}: interrupted", quote(name))));
+                return Err(error!("{}: interrupted", quote(name)));
             }
             progress.add(bytes.len() as u64);
             (file.write_all(bytes)).map_err(|error| Error::io("write", name, error))

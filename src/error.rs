@@ -20,7 +20,19 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Error(Box<(String, u8)>);
 
+/// An [`Error`] with status 125 and a text as `format!` makes it, which costs the caller one call.
+macro_rules! error {
+    ($($text:tt)*) => {
+        $crate::error::Error::text(format_args!($($text)*))
+    };
+}
+pub(crate) use error;
+
 impl Error {
+    pub fn text(text: fmt::Arguments<'_>) -> Error {
+        Error::new(text.to_string())
+    }
+
     /// A failure with status 125 and this text.
     pub fn new(text: impl Into<String>) -> Error {
         Error(Box::new((text.into(), FAILED)))
@@ -32,18 +44,14 @@ impl Error {
 
     /// A failed system call: `operation("object"): reason`.
     pub fn sys(operation: &str, object: impl AsRef<[u8]>, errno: Errno) -> Error {
-        Error::new(format!(
-            "{operation}({}): {}",
-            quote(object.as_ref()),
-            reason(errno)
-        ))
+        error!("{operation}({}): {}", quote(object.as_ref()), reason(errno))
     }
 
     /// A failed call of the standard library, which carries an errno in all but a few cases.
     pub fn io(operation: &str, object: impl AsRef<[u8]>, error: std::io::Error) -> Error {
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(errno) => Error::sys(operation, object, errno),
-            None => Error::new(format!("{operation}({}): {error}", quote(object.as_ref()))),
+            None => error!("{operation}({}): {error}", quote(object.as_ref())),
         }
     }
 

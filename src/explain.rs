@@ -8,7 +8,7 @@ use container::step::{Command, Step, Target};
 use linux_raw_sys::general as raw;
 use rustix::io::Errno;
 
-use crate::error::{CANNOT_RUN, Error, NOT_FOUND, quote, reason};
+use crate::error::{CANNOT_RUN, Error, NOT_FOUND, error, quote, reason};
 use crate::host::Host;
 
 /// Why `step` failed.
@@ -18,14 +18,11 @@ pub fn step_error(step: &Step, errno: Errno, detail: &Detail, host: &Host) -> Er
         (_, Reason::Group) => ("group", "group"),
         (Step::Execve(command), _) => return exec_error(command, errno, detail),
         _ => {
-            return Error::new(format!("{step}: {}", reason(errno)))
-                .hint(step_hint(step, errno, host));
+            return error!("{step}: {}", reason(errno)).hint(step_hint(step, errno, host));
         }
     };
     let name = quote(detail.name());
-    Error::new(format!(
-        "--user: no {what} {name} in the container's /etc/{file}"
-    ))
+    error!("--user: no {what} {name} in the container's /etc/{file}")
 }
 
 /// Why `command` was not executed.
@@ -57,7 +54,7 @@ pub fn exec_error(command: &Command, errno: Errno, detail: &Detail) -> Error {
         ),
         _ => (CANNOT_RUN, reason(errno)),
     };
-    Error::new(format!("execve({command}): {why}")).with_status(status)
+    error!("execve({command}): {why}").with_status(status)
 }
 
 /// The name of an `e_machine` (elf.h), given as five decimal digits.

@@ -19,7 +19,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use container::step::ResourceLimit;
 use container::sys;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, error};
 use crate::image::Layer;
 use crate::spec::{self, Spec};
 use crate::store::names;
@@ -269,9 +269,9 @@ fn null(number: i32) -> Result<bool> {
         return Ok(false);
     };
     match FileType::from_raw_mode(status.st_mode) {
-        kind if kind.is_dir() || path => Err(Error::new(format!(
+        kind if kind.is_dir() || path => Err(error!(
             "descriptor {number} is a directory or a path: the container could leave through it"
-        ))),
+        )),
         kind => Ok(kind.is_char_device() && status.st_rdev == rustix::fs::makedev(1, 3)),
     }
 }
@@ -312,12 +312,9 @@ fn devices(spec: &Spec, privileged: bool) -> Result<Vec<Node>> {
         let (path, name) = (&device.source, device.source.as_os_str().as_bytes());
         let node =
             node(path, &device.target).map_err(|error| Error::io("--device stat", name, error))?;
-        nodes.push(node.ok_or_else(|| {
-            Error::new(format!(
-                "--device {}: not a device",
-                crate::error::quote(name)
-            ))
-        })?);
+        nodes.push(
+            node.ok_or_else(|| error!("--device {}: not a device", crate::error::quote(name)))?,
+        );
     }
     if spec.privileged && privileged {
         all_devices(Path::new("/dev"), &mut nodes);
@@ -488,10 +485,7 @@ fn named(variable: &str) -> Result<Option<PathBuf>> {
     };
     let bytes = path.as_os_str().as_bytes();
     if !path.is_absolute() || bytes.iter().any(|byte| b",:\\\n".contains(byte)) {
-        let error = Error::new(format!(
-            "{variable}={}: not usable",
-            crate::error::quote(bytes)
-        ));
+        let error = error!("{variable}={}: not usable", crate::error::quote(bytes));
         return Err(error.hint("an absolute path without , : \\ is needed"));
     }
     Ok(Some(path))

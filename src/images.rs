@@ -38,7 +38,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::FlockOperation;
 
 use crate::cache::{self, Removed, flock, linked, sweep};
-use crate::error::{Error, Result, path as show, quote};
+use crate::error::{Error, Result, error, path as show, quote};
 use crate::image::digest::{hex, parse_digest};
 use crate::image::{Image, Layer, Sha256, Tar, manifest};
 use crate::store::{self, lock, make_private, names};
@@ -121,7 +121,7 @@ pub fn check_name(name: &str) -> Result<()> {
         return Ok(());
     }
     let name = quote(name.as_bytes());
-    let error = Error::new(format!("{name}: not a name for an image"));
+    let error = error!("{name}: not a name for an image");
     Err(error.hint(
         "1 to 200 letters, digits, \".\", \"_\", \"-\", \":\", \"@\", \"/\", as in debian:12",
     ))
@@ -187,23 +187,18 @@ pub fn resolve(store: &Path, name: &str) -> Result<Option<Stored>> {
         }
     };
     let record = read(&file).ok_or_else(|| {
-        let error = Error::new(format!(
+        let error = error!(
             "image {}: {} is damaged",
             quote(name.as_bytes()),
             show(&path)
-        ));
+        );
         error.hint(&format!("mini rmi {name} removes it"))
     })?;
     let mut image = Image::default();
     if let Some(config) = &record.config {
         let path = blobs.join(blob(config));
-        let failed = |what: &str| {
-            Error::new(format!(
-                "image {}: {}: {what}",
-                quote(name.as_bytes()),
-                show(&path)
-            ))
-        };
+        let failed =
+            |what: &str| error!("image {}: {}: {what}", quote(name.as_bytes()), show(&path));
         let text = std::fs::read(&path)
             .map_err(|error| Error::io("read", path.as_os_str().as_bytes(), error))?;
         image.config = manifest::config(&text)
@@ -462,7 +457,7 @@ pub fn date(seconds: u64) -> String {
 /// `force`; what runs goes on.
 pub fn remove(store: &Path, name: &str, force: bool) -> Result<()> {
     check_name(name)?;
-    let failed = |what: &str| Error::new(format!("image {}: {what}", quote(name.as_bytes())));
+    let failed = |what: &str| error!("image {}: {what}", quote(name.as_bytes()));
     if !store.join("images").exists() {
         return Err(failed("there is none of this name").hint("mini images lists them"));
     }

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use sha2::Digest;
 
 use crate::cache::{NewFile, sync};
-use crate::error::{Error, Result, quote};
+use crate::error::{Error, Result, error, quote};
 use crate::image::digest::{inflate_checked, parse_digest};
 use crate::image::oci;
 use crate::image::reader::Whiteouts;
@@ -266,9 +266,9 @@ impl<'a> Draft<'a> {
             return Ok(());
         }
         let (source, store) = (quote(source), quote(self.store.as_os_str().as_bytes()));
-        Err(Error::new(format!(
+        Err(error!(
             "import({source}): needs {sizes} bytes, only {free} free in {store}"
-        )))
+        ))
     }
 
     /// Goes through all tars, as the first start will.

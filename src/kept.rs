@@ -14,7 +14,7 @@
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result, quote};
+use crate::error::{Error, Result, error, quote};
 use crate::host::Host;
 use crate::spec::{Rootfs, Spec, Userns};
 use crate::store::make_private;
@@ -139,14 +139,11 @@ impl Kept {
         match found.pop() {
             Some(kept) if !many => Ok(kept),
             Some(_) => {
-                let error = Error::new(format!(
-                    "{}: several kept containers",
-                    quote(wanted.as_bytes())
-                ));
+                let error = error!("{}: several kept containers", quote(wanted.as_bytes()));
                 Err(error.hint("more of the id tells them apart"))
             }
             None => {
-                let error = Error::new(format!("{}: no kept container", quote(wanted.as_bytes())));
+                let error = error!("{}: no kept container", quote(wanted.as_bytes()));
                 Err(error.hint("mini run --keep leaves one"))
             }
         }
@@ -175,10 +172,10 @@ impl Kept {
             .next()
             .map(path);
         let Some(rootfs) = rootfs else {
-            return Err(Error::new(format!(
+            return Err(error!(
                 "container {}: its image came from standard input",
                 self.id
-            )));
+            ));
         };
         let layers: Vec<PathBuf> = self.values("layer").map(path).collect();
         let record = images::record(store, &rootfs);
@@ -188,10 +185,10 @@ impl Kept {
             let found = identity(file.unwrap_or(path));
             if found.as_bytes() != identities.next().unwrap_or_default() {
                 let name = crate::error::path(path);
-                return Err(Error::new(format!(
+                return Err(error!(
                     "{name} has changed since container {} was made of it",
                     self.id
-                )));
+                ));
             }
         }
         spec.rootfs = Rootfs::Path(rootfs);

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use container::sys;
 
 use crate::cache::{self, NewFile};
-use crate::error::{Error, Result, path as show};
+use crate::error::{Error, Result, error, path as show};
 use crate::host::Host;
 use crate::image::archive::{self, Opened, Wanted};
 #[cfg(feature = "images")]
@@ -134,7 +134,7 @@ impl Layers<'_> {
     /// The image in an archive of layers that is compressed as a whole: it is inflated into the cache first.
     fn inflated(&self, tar: &Tar, name: &Path, wanted: &Wanted, dry: bool) -> Result<Image> {
         if dry {
-            let error = Error::new(format!("{}: an archive of layers, compressed", show(name)));
+            let error = error!("{}: an archive of layers, compressed", show(name));
             return Err(error.hint("it has to be inflated to be looked into: --dry-run cannot"));
         }
         let part = self.plain(tar)?;
@@ -658,7 +658,5 @@ fn available_memory() -> u64 {
 
 fn short(needed: u64, free: u64, directory: &Path) -> Error {
     let directory = show(directory);
-    Error::new(format!(
-        "needs {needed} bytes, only {free} free in {directory}"
-    ))
+    error!("needs {needed} bytes, only {free} free in {directory}")
 }

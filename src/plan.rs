@@ -23,7 +23,7 @@ use container::step::{
 };
 use container::sys::Word;
 
-use crate::error::{Error, Result, path as show};
+use crate::error::{Error, Result, error, path as show};
 use crate::host::{Host, Node, Subordinate};
 use crate::image::reader::Whiteouts;
 use crate::image::{Layer, Tar};
@@ -582,7 +582,7 @@ impl Planner<'_> {
     fn users(&mut self) -> Result<Users> {
         let (spec, host) = (self.spec, self.host);
         let asked = spec.userns == Userns::Auto;
-        let fail = |what: &str| Err(Error::new(format!("--userns {what}")));
+        let fail = |what: &str| Err(error!("--userns {what}"));
         if !host.privileged {
             return match spec.userns {
                 Userns::Host if !spec.privileged => {
@@ -655,7 +655,7 @@ impl Planner<'_> {
         };
         for (flag, config, option) in table.into_iter().filter(|(flag, ..)| !self.shares(*flag)) {
             if has & flag == 0 {
-                let error = Error::new(format!("this kernel lacks {config}"));
+                let error = error!("this kernel lacks {config}");
                 return Err(error.hint(&format!("{option} does without it")));
             }
             flags |= flag;
@@ -694,9 +694,7 @@ impl Planner<'_> {
             let named = missing & spec.capabilities.add;
             if named != 0 && spec.capabilities.add != u64::MAX {
                 let names = Set(named);
-                return Err(Error::new(format!(
-                    "--cap-add {names}: mini itself does not have it"
-                )));
+                return Err(error!("--cap-add {names}: mini itself does not have it"));
             }
             if missing != 0 {
                 self.note(format!(
@@ -717,7 +715,7 @@ impl Planner<'_> {
                 self.note(format!("system calls are not filtered: {why}"));
                 None
             }
-            (Some(why), _) => return Err(Error::new(format!("--seccomp: {why}"))),
+            (Some(why), _) => return Err(error!("--seccomp: {why}")),
         };
         Ok(Privileges {
             granted,

@@ -19,7 +19,7 @@ use container::step::Step;
 use container::sys;
 use container::user::User;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, error};
 use crate::explain::exec_error;
 use crate::plan::{environment, prepare};
 
@@ -73,7 +73,7 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
         if let Outcome::Failed(errno) = report.outcome {
             return Err(match steps[usize::from(report.step)] {
                 Step::Execve(command) => exec_error(&command, errno, &report.detail),
-                step => Error::new(format!("{step}: {}", crate::error::reason(errno))),
+                step => error!("{step}: {}", crate::error::reason(errno)),
             });
         }
     }

@@ -28,7 +28,7 @@ use container::user::User;
 
 use crate::cache;
 use crate::cli::Mode as RunMode;
-use crate::error::{Error, Result, path as show, reason, say};
+use crate::error::{Error, Result, error, path as show, reason, say};
 use crate::explain::{namespace_hint, step_error};
 use crate::host::{Host, probe};
 #[cfg(feature = "images")]
@@ -319,7 +319,7 @@ impl Supervisor<'_> {
                 let whole = openat(CWD, namespace.as_str(), flags, Mode::empty())
                     .and_then(|namespace| userns::idmap(path, &namespace, *recursive))
                     .map_err(|errno| {
-                        let error = Error::new(format!("{task}: {}", reason(errno)));
+                        let error = error!("{task}: {}", reason(errno));
                         error.hint("--userns host does without it; for a volume :noidmap")
                     })?;
                 if !whole {
@@ -401,7 +401,7 @@ impl Supervisor<'_> {
             child::container(program, 0, context)
         })
         .map_err(|errno| {
-            let error = Error::new(format!("{task}: {}", reason(errno)));
+            let error = error!("{task}: {}", reason(errno));
             error.hint(namespace_hint(errno, flags, self.host))
         })?;
         self.child = Some(pid);
@@ -448,7 +448,7 @@ impl Supervisor<'_> {
             Brought::Not(why) => why,
         };
         let Some(to) = to else {
-            return Err(Error::new(format!("--store index: {why}")));
+            return Err(error!("--store index: {why}"));
         };
         self.remark(&format!("unpacked, not indexed: {why}"));
         let disk = to.parent().unwrap_or(to);

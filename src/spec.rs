@@ -11,7 +11,7 @@ use container::step::ResourceLimit;
 use linux_raw_sys::general as raw;
 
 use crate::capability::Capabilities;
-use crate::error::{Error, Result, quote};
+use crate::error::{Error, Result, error, quote};
 use crate::image::Config;
 use crate::seccomp::Seccomp;
 
@@ -174,16 +174,16 @@ impl Spec {
         }
         let text = |what: &[u8]| {
             let text = String::from_utf8(what.to_vec());
-            text.map_err(|_| Error::new(format!("the image's {}: not valid UTF-8", quote(what))))
+            text.map_err(|_| error!("the image's {}: not valid UTF-8", quote(what)))
         };
         if self.user.is_none() && self.userns != Userns::KeepId && !config.user.is_empty() {
-            let (name, group) = user(&text(&config.user)?)
-                .map_err(|error| Error::new(format!("the image: {error}")))?;
+            let (name, group) =
+                user(&text(&config.user)?).map_err(|error| error!("the image: {error}"))?;
             (self.user, self.group) = (Some(name), group);
         }
         if self.stop_signal.is_none() && !config.stop_signal.is_empty() {
             let number = signal("--stop-signal", &text(&config.stop_signal)?)
-                .map_err(|error| Error::new(format!("the image: {error}")))?;
+                .map_err(|error| error!("the image: {error}"))?;
             self.stop_signal = Some(number);
         }
         Ok(self)
@@ -192,7 +192,7 @@ impl Spec {
 
 /// What is wrong with the value of an option.
 pub fn invalid(option: &str, value: &str, what: &str) -> Error {
-    Error::new(format!("{option} {}: {what}", quote(value.as_bytes())))
+    error!("{option} {}: {what}", quote(value.as_bytes()))
 }
 
 /// An amount of bytes: a number with an optional b, k, m, g or t (powers of 1024, in either case).
@@ -535,10 +535,7 @@ pub fn variable(option: &str, text: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>>
         None => (text, None),
     };
     if key.is_empty() || text.contains(&0) {
-        return Err(Error::new(format!(
-            "{option} {}: not KEY=VALUE",
-            quote(text)
-        )));
+        return Err(error!("{option} {}: not KEY=VALUE", quote(text)));
     }
     let value = value
         .or_else(|| std::env::var_os(OsString::from_vec(key.to_vec())).map(OsStringExt::into_vec));

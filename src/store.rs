@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkdir, openat, rmdir};
 
-use crate::error::{Error, Result, say};
+use crate::error::{Error, Result, error, say};
 use crate::image::remove::remove_tree;
 
 const ELSEWHERE: &str = "MINI_RUN and MINI_ROOT choose other directories";
@@ -148,9 +148,7 @@ pub fn make_private(path: &Path) -> Result<()> {
     let mine = status.uid() == rustix::process::geteuid().as_raw();
     if !status.is_dir() || !mine || status.mode() & 0o022 != 0 {
         let name = crate::error::quote(name);
-        let error = Error::new(format!(
-            "{name}: not a directory that only this user can write to"
-        ));
+        let error = error!("{name}: not a directory that only this user can write to");
         return Err(error.hint(ELSEWHERE));
     }
     Ok(())

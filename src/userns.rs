@@ -23,7 +23,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use container::sys::{self, Word};
 
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Result, error, reason};
 use crate::explain::namespace_hint;
 use crate::host::Host;
 use crate::plan::{IdMap, RANGE, leak, words};
@@ -45,7 +45,7 @@ pub fn enter(map: &IdMap, host: &Host) -> Result<()> {
         }
     }
     let failed = |errno: Errno| {
-        let error = Error::new(format!("unshare(CLONE_NEWUSER): {}", reason(errno)));
+        let error = error!("unshare(CLONE_NEWUSER): {}", reason(errno));
         error.hint(namespace_hint(errno, raw::CLONE_NEWUSER, host))
     };
     sys::unshare(raw::CLONE_NEWUSER).map_err(failed)?;
@@ -69,8 +69,9 @@ pub fn enter(map: &IdMap, host: &Host) -> Result<()> {
         let status = waitpid(Some(pid), WaitOptions::empty())
             .map_err(|errno| Error::sys("wait", "", errno))?;
         if status.is_none_or(|(_, status)| status.exit_status() != Some(0)) {
-            return Err(Error::new(format!("{}: failed", program.display()))
-                .hint("see /etc/subuid and /etc/subgid"));
+            return Err(
+                error!("{}: failed", program.display()).hint("see /etc/subuid and /etc/subgid")
+            );
         }
     }
     Ok(())
@@ -103,7 +104,7 @@ pub fn claim(directory: &Path, id: &str) -> Result<(u32, OwnedFd)> {
             Err(errno) => return Err(Error::sys("fcntl(F_OFD_SETLK)", name, errno)),
         }
     }
-    let error = Error::new(format!("all {RANGES} ranges of ids are in use"));
+    let error = error!("all {RANGES} ranges of ids are in use");
     Err(error.hint("--userns host does without one"))
 }
 

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use super::tar::{BLOCK, Item, Member, Parser};
 use super::{Config, Image, Layer, Section, Tar, decompress};
-use crate::error::{Error, Result, path as show};
+use crate::error::{Error, Result, error, path as show};
 
 /// Which image, if there are several.
 #[derive(Clone, Copy, Default)]
@@ -186,7 +186,7 @@ pub fn members(
         if !fill(offset, &mut block)? {
             return Ok(());
         }
-        let wrong = |reason| Error::new(format!("{reason} (header at byte {offset})"));
+        let wrong = |reason| error!("{reason} (header at byte {offset})");
         let item = parser.header(&block).map_err(wrong)?;
         let data = offset + BLOCK as u64;
         let stored = match item {
@@ -296,7 +296,7 @@ mod images {
 }
 
 fn wrong(name: &Path, reason: &str) -> Error {
-    Error::new(format!("image({}): {reason}", show(name)))
+    error!("image({}): {reason}", show(name))
 }
 
 #[cfg(test)]

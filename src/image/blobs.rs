@@ -19,7 +19,7 @@ use container::resolve;
 use super::archive::{members, read_at, relative};
 use super::tar::{Kind, Member};
 use super::{Sha256, Tar, decompress};
-use crate::error::{Error, quote, reason};
+use crate::error::{Error, error, quote, reason};
 
 /// The largest document in JSON, in bytes. Registries accept manifests of 4 MiB.
 const DOCUMENT: u64 = 4 << 20;
@@ -129,7 +129,7 @@ impl<'a> Blobs<'a> {
                 let path = std::fs::read_link(&link).map_err(failed)?;
                 let metadata = std::fs::metadata(&link).map_err(failed)?;
                 if !metadata.is_file() {
-                    return Err(Error::new(format!("{}: not a regular file", show(name))));
+                    return Err(error!("{}: not a regular file", show(name)));
                 }
                 Ok(Some(Blob {
                     file: File::open(&link).map_err(failed)?,
@@ -162,11 +162,7 @@ impl<'a> Blobs<'a> {
                         }
                     }
                 }
-                Err(Error::new(format!(
-                    "{}: {}",
-                    show(&name),
-                    reason(Errno::LOOP)
-                )))
+                Err(error!("{}: {}", show(&name), reason(Errno::LOOP)))
             }
         }
     }

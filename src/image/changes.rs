@@ -31,7 +31,7 @@ use rustix::io::{Errno, read};
 use super::acl;
 use super::tar::{Kind, Member};
 use super::write::{Writer, file};
-use crate::error::{Error, Result, quote};
+use crate::error::{Error, Result, error, quote};
 
 /// Bytes of memory for names that wait and files with several links: about three million of them.
 const MEMORY: usize = 256 << 20;
@@ -407,7 +407,7 @@ impl Walk<'_, '_> {
     }
 
     fn error(&self, reason: &str) -> Error {
-        Error::new(format!("read({}): {reason}", quote(&shown(&self.path))))
+        error!("read({}): {reason}", quote(&shown(&self.path)))
     }
 }
 

@@ -19,7 +19,7 @@ use super::gzip::Gunzip;
 use super::xz::Unxz;
 #[cfg(feature = "zstd")]
 use super::zstd::Unzstd;
-use crate::error::{Error, Result, quote};
+use crate::error::{Error, Result, error, quote};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
@@ -160,11 +160,11 @@ pub fn open<'a>(source: &'a mut dyn Source, name: &[u8]) -> Result<Plain<'a>> {
         Compression::Xz => Ok(Plain::Xz(Box::new(Unxz::new(source)))),
         other => {
             drop(source);
-            Err(Error::new(format!(
+            Err(error!(
                 "unpack({}): it is compressed with {}, which this build of mini cannot read",
                 quote(name),
                 other.name()
-            )))
+            ))
         }
     }
 }

@@ -8,7 +8,7 @@ use sha2::Digest;
 
 use super::decompress::{self, Source};
 use super::inflate::inflate;
-use crate::error::{Error, Result, quote};
+use crate::error::{Error, Result, error, quote};
 
 use super::Sha256;
 
@@ -134,12 +134,12 @@ impl Check {
     fn finish(self, name: &[u8], what: &str) -> Result<Option<Sha256>> {
         let digest = self.hasher.map(|hasher| hasher.finalize().into());
         match (self.wanted, digest) {
-            (Some(wanted), Some(digest)) if wanted != digest => Err(Error::new(format!(
+            (Some(wanted), Some(digest)) if wanted != digest => Err(error!(
                 "verify({}): {what} have the digest sha256:{}, not sha256:{}",
                 quote(name),
                 hex(&digest),
                 hex(&wanted)
-            ))),
+            )),
             _ => Ok(digest),
         }
     }

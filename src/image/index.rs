@@ -31,7 +31,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use super::reader::{Reader, Section, Whiteouts};
 use super::tar::{BLOCK, Kind};
 use super::tree::{Content, Node, Tree, Xattr};
-use crate::error::{Error, Result, quote};
+use crate::error::{Error, Result, error, quote};
 
 const MAGIC: u32 = 0xe0f5_e1e2;
 const SUPERBLOCK: usize = 1024;
@@ -73,8 +73,8 @@ pub fn index(
         if let Err(reason) = tree.add(&mut Reader::headers(section, whiteouts), start) {
             // As unpacking would say it.
             return match tree.refused {
-                true => Ok(Err(Error::new(format!("index({}): {reason}", quote(name))))),
-                false => Err(Error::new(format!("unpack({}): {reason}", quote(name)))),
+                true => Ok(Err(error!("index({}): {reason}", quote(name)))),
+                false => Err(error!("unpack({}): {reason}", quote(name))),
             };
         }
     }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 
 use super::decompress::{self, Source};
-use crate::error::{Error, Result, quote};
+use crate::error::{Error, Result, error, quote};
 
 /// Bytes; large enough that the calls do not count, small enough for the processor's cache.
 const BUFFER: usize = 256 * 1024;
@@ -44,10 +44,10 @@ pub fn inflate(
         };
         total += bytes.len() as u64;
         if total > limit {
-            return Err(Error::new(format!(
+            return Err(error!(
                 "inflate({}): it holds more than {limit} bytes, which is the limit (--image-limit)",
                 quote(name)
-            )));
+            ));
         }
         (file.write_all(bytes)).map_err(|error| Error::io("write", file_name, error))?;
         each(bytes);

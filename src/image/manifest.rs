@@ -17,7 +17,7 @@ use super::archive::Wanted;
 use super::blobs::{Blob, Blobs, show};
 use super::digest::{hex, parse_digest, sha256};
 use super::{Config, Image, Layer, Sha256};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, error};
 use crate::json::{Node, Value, parse};
 
 /// Indexes in indexes; there is one in another when an image has several platforms.
@@ -116,9 +116,7 @@ impl Reader<'_> {
         match Node::root(&value).get("manifests") {
             None => self.manifest(&name, &value),
             Some(_) if depth < DEPTH => self.index(&name, &value, depth + 1),
-            Some(_) => Err(Error::new(format!(
-                "{name}: indexes nest more than {DEPTH} deep"
-            ))),
+            Some(_) => Err(error!("{name}: indexes nest more than {DEPTH} deep")),
         }
     }
 
@@ -184,7 +182,7 @@ impl Reader<'_> {
         let (config_name, layer_names) =
             self.choose_saved(&Node::root(list)).map_err(within(name))?;
         let find = |file: &str| {
-            let missing = || Error::new(format!("{name}: {} is missing", show(file.as_bytes())));
+            let missing = || error!("{name}: {} is missing", show(file.as_bytes()));
             self.blobs.find(file.as_bytes())?.ok_or_else(missing)
         };
         let text = find(config_name)?.read();
@@ -236,12 +234,10 @@ impl Reader<'_> {
         let name = descriptor.blob();
         let path = name.replace("blob sha256:", "blobs/sha256/");
         match self.blobs.find(path.as_bytes())? {
-            None => Err(Error::new(format!("{name} is missing"))),
+            None => Err(error!("{name} is missing")),
             Some(blob) if blob.size != descriptor.size => {
                 let (size, expected) = (blob.size, descriptor.size);
-                Err(Error::new(format!(
-                    "{name} has {size} bytes, not {expected}"
-                )))
+                Err(error!("{name} has {size} bytes, not {expected}"))
             }
             Some(blob) => Ok(blob),
         }
@@ -252,10 +248,7 @@ impl Reader<'_> {
         let text = self.find(descriptor)?.read().map_err(within(&name))?;
         match sha256(&text) {
             digest if digest == descriptor.digest => Ok(text),
-            digest => Err(Error::new(format!(
-                "{name} is damaged: it has sha256:{}",
-                hex(&digest)
-            ))),
+            digest => Err(error!("{name} is damaged: it has sha256:{}", hex(&digest))),
         }
     }
 
@@ -324,16 +317,12 @@ fn image(layers: Vec<(Blob, Option<Sha256>)>, described: Described) -> Result<Im
     let (count, ids) = (layers.len(), described.diff_ids.len());
     match count {
         _ if count != ids => {
-            return Err(Error::new(format!(
-                "it has {count} layers, but {ids} diff_ids"
-            )));
+            return Err(error!("it has {count} layers, but {ids} diff_ids"));
         }
         0 => return Err("it has no layer".into()),
         1..=LAYERS => {}
         _ => {
-            return Err(Error::new(format!(
-                "it has {count} layers, more than {LAYERS}"
-            )));
+            return Err(error!("it has {count} layers, more than {LAYERS}"));
         }
     }
     let mut image = Image {
@@ -450,9 +439,9 @@ impl<'a> Platform<'a> {
             [os, architecture, variant] => (os, architecture, variant),
             _ => {
                 let text = show(text.as_bytes());
-                return Err(Error::new(format!(
+                return Err(error!(
                     "a platform is OS/ARCHITECTURE[/VARIANT], not {text}"
-                )));
+                ));
             }
         };
         Ok(Platform {

@@ -45,7 +45,7 @@ use rustix::thread::{
     LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
 };
 
-use crate::error::{Error, Result, quote, reason};
+use crate::error::{Error, Result, error, quote, reason};
 use container::sys;
 
 /// The byte of a key file that is locked while its image is looked for or mounted; above those of images.
@@ -90,9 +90,7 @@ pub fn erofs(name: &[u8], index: &File, tars: &[File], at: &CStr) -> Result<How>
     };
     let fail = |then: &str| {
         let (name, file) = (quote(name), reason(errno));
-        Error::new(format!(
-            "mount({name}, \"erofs\"): file-backed: {file}; {then}"
-        ))
+        error!("mount({name}, \"erofs\"): file-backed: {file}; {then}")
     };
     let (mut paths, mut devices) = (Vec::new(), Vec::new());
     for file in files {
@@ -127,10 +125,7 @@ pub fn filesystem(name: &[u8], file: &File, fstype: &CStr, at: &CStr) -> Result<
         return erofs(name, file, &[], at);
     }
     if fstype == c"ext4" && needs_recovery(file) {
-        let error = Error::new(format!(
-            "{}: mounted, or not cleanly unmounted",
-            quote(name)
-        ));
+        let error = error!("{}: mounted, or not cleanly unmounted", quote(name));
         return Err(error.hint("e2fsck -f repairs it; mini does not write to an image"));
     }
     let options = match fstype.to_bytes() {
@@ -144,7 +139,7 @@ pub fn filesystem(name: &[u8], file: &File, fstype: &CStr, at: &CStr) -> Result<
     };
     mount(&path, at, fstype, options).map_err(|errno| {
         let object = format!("{}, {}", quote(name), quote(fstype.to_bytes()));
-        let error = Error::new(format!("mount({object}): {}", reason(errno)));
+        let error = error!("mount({object}): {}", reason(errno));
         error.hint(hint(fstype, errno))
     })?;
     Ok(device.map_or(How::Device, |_| How::Loop))

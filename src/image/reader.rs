@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 
 use super::decompress::Plain;
 use super::tar::{BLOCK, Item, Member, Parser};
-use crate::error::{Error, quote};
+use crate::error::{Error, error, quote};
 
 /// Why it ended, without the archive's name.
 pub type Outcome<T> = crate::error::Result<T>;
@@ -177,10 +177,7 @@ impl<'a> Reader<'a> {
             Ok(data) => take(&data[..limit.min(data.len() as u64) as usize])?,
             Err(error) if error.kind() == ErrorKind::Interrupted => 0,
             Err(error) => {
-                return Err(Error::new(format!(
-                    "reading it after {} bytes: {error}",
-                    self.offset
-                )));
+                return Err(error!("reading it after {} bytes: {error}", self.offset));
             }
         };
         self.source.consume(taken);
@@ -236,10 +233,9 @@ impl<'a> Reader<'a> {
 
     fn skip(&mut self, bytes: u64) -> Outcome<()> {
         match self.pass(bytes)? {
-            done if done < bytes => Err(Error::new(format!(
-                "archive ends at byte {} (truncated?)",
-                self.offset
-            ))),
+            done if done < bytes => {
+                Err(error!("archive ends at byte {} (truncated?)", self.offset))
+            }
             _ => Ok(()),
         }
     }
@@ -303,13 +299,13 @@ impl Name<'_> {
 /// The path below the root: without slashes in front and at the end, and without ".". What goes up is hostile.
 pub fn clean(path: &[u8], what: &str) -> Outcome<Vec<u8>> {
     if path.is_empty() {
-        return Err(Error::new(format!("its {what} is empty")));
+        return Err(error!("its {what} is empty"));
     }
     let mut clean = Vec::with_capacity(path.len());
     for component in path.split(|&byte| byte == b'/') {
         match component {
             b"" | b"." => continue,
-            b".." => return Err(Error::new(format!("its {what} contains \"..\""))),
+            b".." => return Err(error!("its {what} contains \"..\"")),
             _ if !clean.is_empty() => clean.push(b'/'),
             _ => {}
         }

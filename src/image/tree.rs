@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::acl;
 use super::reader::{HIDES_ALL, Name, Outcome, Reader, Whiteouts, clean, show, split};
 use super::tar::{BLOCK, Kind, Member};
-use crate::error::{Error, quote, reason};
+use crate::error::{error, quote, reason};
 
 /// Bytes of memory for nodes: about a million. Without a limit, an archive of nothing but headers takes as much.
 const MEMORY: usize = 256 << 20;
@@ -199,10 +199,7 @@ impl Tree {
                 }
                 Some((_, Content::Symlink(_))) => return self.refuse("a symlink is in its path"),
                 Some(_) => {
-                    return Err(Error::new(format!(
-                        "parent directory: {}",
-                        reason(Errno::NOTDIR)
-                    )));
+                    return Err(error!("parent directory: {}", reason(Errno::NOTDIR)));
                 }
             };
         }
@@ -290,13 +287,7 @@ impl Tree {
 
     fn hard_link(&mut self, parent: usize, name: &[u8], link: &[u8]) -> Outcome<()> {
         let target = clean(link, "link target")?;
-        let failed = |errno| {
-            Err(Error::new(format!(
-                "link to {}: {}",
-                show(&target),
-                reason(errno)
-            )))
-        };
+        let failed = |errno| Err(error!("link to {}: {}", show(&target), reason(errno)));
         let found = self.lookup(&target)?;
         // Not if it is linked already, or to itself. What is in the way may be a directory with the target in it.
         if found != self.find(parent, name) {

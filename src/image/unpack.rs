@@ -30,7 +30,7 @@ use super::decompress::{self, Source};
 use super::reader::{HIDES_ALL, Name, Outcome, Reader, Whiteouts, clean, cut_off, show, split};
 use super::remove::{for_each_entry, remove_tree};
 use super::tar::{BLOCK, Kind, Member};
-use crate::error::{Error, Result, quote, reason};
+use crate::error::{Error, Result, error, quote, reason};
 use container::resolve;
 
 const ACCESS: &str = "system.posix_acl_access";
@@ -148,7 +148,7 @@ impl<'a> Unpacker<'a> {
     }
 
     fn error(&self, reason: &str) -> Error {
-        Error::new(format!("unpack({}): {reason}", quote(&self.name)))
+        error!("unpack({}): {reason}", quote(&self.name))
     }
 
     fn member(&mut self, member: &Member, reader: &mut Reader<'_>) -> Outcome<()> {
@@ -409,7 +409,7 @@ impl<'a> Unpacker<'a> {
 
     fn hard_link(&mut self, member: &Member, place: &Place) -> Outcome<bool> {
         let target = clean(&member.link, "link target")?;
-        let failed = |errno| Error::new(format!("link to {}: {}", show(&target), reason(errno)));
+        let failed = |errno| error!("link to {}: {}", show(&target), reason(errno));
         let (above, name) = split(&target);
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let directory = resolve::open(self.root.as_fd(), above, flags).map_err(failed)?;
@@ -480,10 +480,7 @@ impl<'a> Unpacker<'a> {
             Err(Errno::INVAL) if self.options.in_userns => self.report.skipped_owners += 1,
             Err(errno) => {
                 let (uid, gid) = (member.uid, member.gid);
-                return Err(Error::new(format!(
-                    "chown to {uid}:{gid}: {}",
-                    reason(errno)
-                )));
+                return Err(error!("chown to {uid}:{gid}: {}", reason(errno)));
             }
         }
         if member.kind != Kind::Symlink {
@@ -526,11 +523,11 @@ impl<'a> Unpacker<'a> {
         self.report.skipped_xattrs += u64::from(skip);
         result.or_else(|errno| match skip {
             true => Ok(()),
-            false => Err(Error::new(format!(
+            false => Err(error!(
                 "extended attribute {}: {}",
                 quote(name),
                 reason(errno)
-            ))),
+            )),
         })
     }
 

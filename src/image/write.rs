@@ -14,7 +14,7 @@
 
 use super::acl;
 use super::tar::{BLOCK, EXTENSION_LIMIT, Kind, Member};
-use crate::error::{Error, Result, quote};
+use crate::error::{Result, error, quote};
 
 /// As much is handed on at a time.
 const BUFFER: usize = 256 * 1024;
@@ -51,7 +51,7 @@ impl<'a> Writer<'a> {
         if records.len() as u64 > EXTENSION_LIMIT {
             let name = quote(&member.path);
             let reason = "its extended attributes are larger than 1 MiB";
-            return Err(Error::new(format!("write({name}): {reason}")));
+            return Err(error!("write({name}): {reason}"));
         }
         if !records.is_empty() {
             let extension = Member {
@@ -82,7 +82,7 @@ impl<'a> Writer<'a> {
             let count = read(&mut free[..most])?.min(most);
             if count == 0 {
                 let (name, done) = (quote(name), size - left);
-                let error = Error::new(format!("read({name}): it ends after {done} bytes"));
+                let error = error!("read({name}): it ends after {done} bytes");
                 return Err(error.hint(&format!("it had {size} a moment ago")));
             }
             left -= count as u64;

@@ -187,7 +187,7 @@ impl Planner<'_> {
         };
         match (self.spec.store, why) {
             (Store::Auto | Store::Index, None) => Ok(true),
-            (Store::Index, Some(why)) => Err(Error::new(format!("--store index: {why}"))),
+            (Store::Index, Some(why)) => Err(error!("--store index: {why}")),
             (Store::Auto, Some(why)) => {
                 self.note(format!("archives are unpacked: {why}"));
                 Ok(false)

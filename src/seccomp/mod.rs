@@ -21,7 +21,7 @@ mod tests;
 use container::sys::Instruction;
 use linux_raw_sys::ptrace as raw;
 
-use crate::error::{Error, Result, quote};
+use crate::error::{Error, Result, error, quote};
 #[cfg(feature = "json")]
 use json::Profile;
 
@@ -52,7 +52,7 @@ const fn errno(errno: u32) -> u32 {
 }
 
 fn invalid(text: &str, what: &str) -> Error {
-    Error::new(format!("--seccomp {}: {what}", quote(text.as_bytes())))
+    error!("--seccomp {}: {what}", quote(text.as_bytes()))
 }
 
 impl Seccomp {
