@@ -451,7 +451,10 @@ fn linux_6_12() {
     if INDEX {
         images(&mut machine);
         machine.says("mini run --store index busybox.tar -- echo ok", "ok\n");
-        machine.traces("mini run --trace busybox.tar -- true", "mount({index}, \"image0\", \"erofs\"");
+        machine.traces(
+            "mini run --trace busybox.tar -- true",
+            "mount({index}, \"image0\", \"erofs\"",
+        );
         // The index is in memory, which cannot be mounted as a file: through loop devices.
         machine.says(
             "MINI_ROOT=/tmp/store mini run --store index busybox.tar -- echo ok; rm -r /tmp/store",
