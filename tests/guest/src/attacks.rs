@@ -495,19 +495,23 @@ fn inject(pid: usize) -> Outcome {
 }
 
 /// PID 1's first bytes, where its program is if it is a static one like mini.
+/// Reads where a static program begins: LLVM's linker puts it elsewhere than GNU's.
 fn vm_readv(pid: usize) -> Outcome {
     let mut bytes = [0u8; 8];
     let local = [bytes.as_mut_ptr() as usize, bytes.len()];
-    let remote = [0x40_0000, bytes.len()];
-    let arguments = [
-        pid,
-        local.as_ptr() as usize,
-        1,
-        remote.as_ptr() as usize,
-        1,
-        0,
-    ];
-    call(nr::PROCESS_VM_READV, &arguments).map(|_| "ok")
+    let read = |address: usize| {
+        let remote = [address, local[1]];
+        let arguments = [
+            pid,
+            local.as_ptr() as usize,
+            1,
+            remote.as_ptr() as usize,
+            1,
+            0,
+        ];
+        call(nr::PROCESS_VM_READV, &arguments).map(|_| "ok")
+    };
+    read(0x20_0000).or_else(|_| read(0x40_0000))
 }
 
 /// An ioctl on the controlling terminal, else on standard input whatever that is.
