@@ -1,5 +1,6 @@
 //! Images made of containers: `run --keep`, `commit`, `export`. What a container has changed comes back the same, for mini
 //! and for the tools of others; and whatever ends a commit, nothing half is left.
+#![cfg(feature = "images")]
 
 mod support;
 use std::collections::HashMap;

@@ -1,5 +1,6 @@
 //! Images under names: `import`, `images`, `rmi`, `prune`. Whatever happens to them (killed at any moment, a full disk,
 //! each other), under a name there is a whole image, and nothing else stays behind the next command.
+#![cfg(feature = "images")]
 
 mod support;
 use std::fs;
