@@ -364,7 +364,7 @@ fn nothing_inside_can_type_into_the_callers_terminal() {
     for options in ["", "-i", "-t", "--no-init"] {
         for redirection in ["", "> out", "< /dev/null", "2> err", "> out 2> err"] {
             let command = format!(
-                "clear; $MINI run {options} -v $GUEST:/guest:ro $BUSYBOX -- /guest tiocsti 'touch {canary}' {redirection}; echo typed"
+                "clear; $MINI run {options} -v $GUEST:/guest:ro $BUSYBOX -- /guest tiocsti 'touch {canary}' {redirection}; printf '\\ntyped\\n'"
             );
             screen.line(&command);
             screen.wait("\ntyped");
