@@ -26,8 +26,6 @@
 //!
 //! Left out: the number of users of an image (flock does not tell), a history of what a name stood for.
 
-#![allow(dead_code)] // until it is wired up
-
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -40,14 +38,13 @@ use rustix::fs::FlockOperation;
 use crate::cache::{self, Removed, flock, linked, sweep};
 use crate::error::{Error, Result, error, path as show, quote};
 use crate::image::digest::{hex, parse_digest};
+use crate::image::oci::rfc3339;
 use crate::image::{Image, Layer, Sha256, Tar, manifest};
+use crate::progress::size as bytes;
 use crate::store::{self, lock, make_private, names};
 
 /// What a layer can be: a tar, or a file system as mount(2) calls it.
 pub const KINDS: [&std::ffi::CStr; 4] = [c"tar", c"squashfs", c"erofs", c"ext4"];
-
-/// The last second of the year 9999.
-const LATEST: u64 = 253_402_300_799;
 
 /// What an image under a name is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -397,60 +394,13 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-/// An amount of bytes in decimal units, with two or three digits: `7.3 MB`, `121 MB`.
-pub fn bytes(count: u64) -> String {
-    let (mut tenths, mut unit) = (count.saturating_mul(10), 0);
-    while tenths >= 10_000 {
-        (tenths, unit) = (tenths / 1000, unit + 1);
-    }
-    let unit = ["B", "kB", "MB", "GB", "TB", "PB", "EB"]
-        .get(unit)
-        .unwrap_or(&"");
-    match tenths {
-        1..100 if *unit != "B" => format!("{}.{} {unit}", tenths / 10, tenths % 10),
-        _ => format!("{} {unit}", tenths / 10),
-    }
-}
-
 /// A time in seconds since 1970 as `2026-11-22 10:31`, UTC.
 pub fn date(seconds: u64) -> String {
-    let seconds = seconds.min(LATEST);
-    let (mut day, minute) = (seconds / 86400, seconds / 60 % 1440);
-    let leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    let (mut year, mut month) = (1970, 0);
-    while day >= 365 + u64::from(leap(year)) {
-        day -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let months = [
-        31,
-        28 + u64::from(leap(year)),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ];
-    for length in months {
-        if day < length {
-            break;
-        }
-        day -= length;
-        month += 1;
-    }
-    let (hour, minute) = (minute / 60, minute % 60);
-    format!(
-        "{year}-{:02}-{:02} {hour:02}:{minute:02}",
-        month + 1,
-        day + 1
-    )
+    rfc3339(seconds)
+        .chars()
+        .take(16)
+        .collect::<String>()
+        .replace('T', " ")
 }
 
 /// Removes a name, and then what no other needs. An image of which a container runs or was kept is only removed with

@@ -10,8 +10,6 @@
 //!
 //! Left out: reflinks (a tar has to be read anyway, to be hashed).
 
-#![allow(dead_code)] // until it is wired up
-
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;

@@ -2,8 +2,8 @@
 //! unpacked; a name, or standard input, becomes files. Entry: [`resolve`], then [`Layers`].
 //!
 //! What is inflated or indexed stays in the store's cache (`cache.rs`) for the next container; what is unpacked is the
-//! container's own. Digests are verified whenever bytes are read for the first time: by inflating, or before an index
-//! is made.
+//! container's own. Digests are verified whenever bytes are read for the first time: by inflating, by unpacking, or before
+//! an index is made.
 //!
 //! Left out: inflating a stream that is to be unpacked. It goes straight to the tree.
 

@@ -3,7 +3,8 @@
 //! Reading order: `cli` (argv → [`spec::Spec`]), `spec`, `host` (what this machine offers), `plan`
 //! ((Spec, Host) → steps; `plan/supervisor.rs`, `plan/inside.rs`), `capability` and `seccomp` (what the command may do),
 //! `run` (the supervisor carries the plan out), `userns` (ids), `seal` (mini's own binary), `store` (directories and
-//! locks), `image` (from a tarball to a tree), `terminal`, `protection` (what came of it); then the library `container`
+//! locks), `layers` and `image` (from ROOTFS to what can be mounted), `cache`, `images`, `import`, `kept` and `commit` (the
+//! store and its names), `terminal`, `progress`, `protection` (what came of it); then the library `container`
 //! (`lib.rs`), which is all that runs inside: steps, the root file system, masks, the command, PID 1. Lower layers never
 //! see the types of higher ones.
 //!

@@ -94,16 +94,19 @@ fn now() -> u64 {
     container::sys::clock(CLOCK_MONOTONIC)
 }
 
-/// Bytes as people write them: three digits at most before the unit, powers of 1000.
-pub fn size(bytes: u64) -> String {
-    let mut value = bytes;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 1000 {
-            return format!("{value} {unit}");
-        }
-        value = (value + 500) / 1000;
+/// An amount of bytes in decimal units, with two or three digits: `7.3 MB`, `121 MB`.
+pub fn size(count: u64) -> String {
+    let (mut tenths, mut unit) = (count.saturating_mul(10), 0);
+    while tenths >= 10_000 {
+        (tenths, unit) = (tenths / 1000, unit + 1);
     }
-    format!("{value} TB")
+    let unit = ["B", "kB", "MB", "GB", "TB", "PB", "EB"]
+        .get(unit)
+        .unwrap_or(&"");
+    match tenths {
+        1..100 if *unit != "B" => format!("{}.{} {unit}", tenths / 10, tenths % 10),
+        _ => format!("{} {unit}", tenths / 10),
+    }
 }
 
 #[cfg(test)]
