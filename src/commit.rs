@@ -12,43 +12,31 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use container::{init, sys};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
 
-use crate::cache::NewFile;
 use crate::cli::{Commit, CommitTo, Images};
-use crate::error::{Error, Result, error, quote};
+use crate::error::{Error, Result};
 use crate::host::{Host, probe};
-use crate::image::changes::{self, write_tree};
-use crate::image::write::{Sink, Writer};
-use crate::image::{Config, Image};
+use crate::image::Config;
 use crate::images;
 use crate::import::{self, Draft};
 use crate::kept::Kept;
-use crate::layers::{self, limit};
+use crate::layers::{self, Layers};
 use crate::plan::IdMap;
 use crate::progress::Progress;
-use crate::run::{self, wait_for};
+use crate::run;
 use crate::spec::{Rootfs, Spec, Store};
+use crate::store::{NewFile, io, open_directory};
 use crate::userns;
-
-/// What mini itself has put into a container's root: files that it mounts over, and directories for its own mounts.
-const OWN: [&[u8]; 6] = [
-    b"etc/hosts",
-    b"etc/hostname",
-    b"etc/resolv.conf",
-    b"proc",
-    b"sys",
-    b"dev",
-];
 
 /// Carries out a command about images.
 pub fn run(command: Images) -> Result<u8> {
     let mut spec = crate::cli::plain()?;
     let mut host = probe(&spec)?;
-    let store = host.store.clone();
-    let interrupts = interrupts()?;
-    let text = match command {
+    let interrupts = &interrupts()?;
+    let mut text = String::new();
+    match command {
         Images::Import {
             rootfs,
             name,
@@ -57,40 +45,31 @@ pub fn run(command: Images) -> Result<u8> {
         } => {
             images::check_name(&name)?;
             (spec.rootfs, spec.platform, spec.quiet) = (rootfs, platform, quiet);
-            images::collect(&store)?;
             // From standard input it may be an archive of layers, which has to be a file.
             spec.store = Store::Index;
-            let source = source(&spec);
-            let (image, _held) = layers::resolve(&spec, &host, Some(&interrupts), false)?;
-            let mut heard = heard(&source, &image, quiet, &interrupts);
-            let mut draft = Draft::new(&store, limit(&spec, &store)?, &mut heard)?;
-            let made = draft
-                .add(&image, &source)
-                .and_then(|()| draft.publish(&name, &source));
-            // What was made of it is garbage if it failed.
-            made.or_else(|error| images::collect(&store).and(Err(error)))?;
-            String::new()
+            make(&spec, &host, interrupts, &mut |draft, _| {
+                draft.publish(&name)
+            })?;
         }
         Images::List { quiet } => {
-            images::collect(&store)?;
-            let rows = images::list(&store)?;
+            images::collect(&host.store)?;
+            let rows = images::list(&host.store)?;
             match quiet {
-                true => rows.iter().map(|row| row.name.clone() + "\n").collect(),
-                false => images::table(&rows),
+                true => rows.iter().for_each(|row| text.extend([&row.name, "\n"])),
+                false => text = images::table(&rows),
             }
         }
         Images::Remove { names, force } => {
             let mut result = Ok(());
             for name in names {
-                result = result.and(images::remove(&store, &name, force));
+                result = result.and(images::remove(&host.store, &name, force));
             }
-            result.map(|()| String::new())?
+            result?;
         }
-        Images::Prune { all, dry_run } => images::prune(&store, &host.run, all, dry_run)?,
-        Images::Commit(commit) => {
-            self::commit(&commit, spec, &host, &interrupts)?;
-            String::new()
+        Images::Prune { all, dry_run } => {
+            text = images::prune(&host.store, &host.run, all, dry_run)?;
         }
+        Images::Commit(commit) => self::commit(&commit, spec, &host, interrupts)?,
         Images::Export { container, file } => {
             let kept = Kept::find(&host.store, &container)?;
             kept.image(&host.store, &mut spec)?;
@@ -101,13 +80,12 @@ pub fn run(command: Images) -> Result<u8> {
                 false => std::path::absolute(&file).unwrap_or(file),
             };
             run::view(spec, &mut host, kept.userxattr(), |root| {
-                to_file(&file, &interrupts, &mut |sink| {
-                    write(root, sink, false, false)
+                to_file(&file, interrupts, &mut |sink| {
+                    import::write_tree(root, sink, false, false)
                 })
             })?;
-            String::new()
         }
-    };
+    }
     let mut output = std::io::stdout().lock();
     (output
         .write_all(text.as_bytes())
@@ -123,11 +101,28 @@ fn interrupts() -> Result<OwnedFd> {
     sys::signalfd(set).map_err(|errno| Error::sys("signalfd", "", errno))
 }
 
-fn source(spec: &Spec) -> Vec<u8> {
-    match &spec.rootfs {
-        Rootfs::Stdin => b"-".to_vec(),
-        Rootfs::Path(path) => path.as_os_str().as_bytes().to_vec(),
-    }
+/// Makes an image of what `spec` says; `finish` has it and its configuration when its layers are there.
+fn make(
+    spec: &Spec,
+    host: &Host,
+    interrupts: &OwnedFd,
+    finish: &mut dyn FnMut(&mut Draft<'_>, &mut Config) -> Result<()>,
+) -> Result<()> {
+    images::collect(&host.store)?;
+    let source = match &spec.rootfs {
+        Rootfs::Stdin => b"-",
+        Rootfs::Path(path) => path.as_os_str().as_bytes(),
+    };
+    let (mut image, held) = layers::resolve(spec, host, Some(interrupts), false)?;
+    let layers = Layers::new(spec, host, Some(interrupts));
+    let mut draft = Draft::new(&layers, source)?;
+    let made = draft
+        .add(&image, source)
+        .and_then(|()| finish(&mut draft, &mut image.config));
+    drop((draft, held));
+    // Garbage is what was made if it failed or went into an archive, and what had the name.
+    let collected = images::collect(&host.store);
+    made.and(collected)
 }
 
 fn commit(commit: &Commit, mut spec: Spec, host: &Host, interrupts: &OwnedFd) -> Result<()> {
@@ -136,88 +131,53 @@ fn commit(commit: &Commit, mut spec: Spec, host: &Host, interrupts: &OwnedFd) ->
     }
     let kept = Kept::find(&host.store, &commit.container)?;
     enter(host, &kept)?;
-    let upper = open_directory(&kept.directory.join("upper"))?;
-    let mut layer = |sink: Sink<'_>| write(upper.as_fd(), sink, true, kept.userxattr());
+    let path = kept.directory.join("upper");
+    let upper = open_directory(&path)
+        .map_err(|errno| Error::sys("open", path.as_os_str().as_bytes(), errno))?;
+    let layer: import::Written<'_> =
+        &mut |sink| import::write_tree(upper.as_fd(), sink, true, kept.userxattr());
     if let CommitTo::Layer(path) = &commit.target {
-        return to_file(path, interrupts, &mut layer);
+        return to_file(path, interrupts, layer);
     }
     kept.image(&host.store, &mut spec)?;
-    images::collect(&host.store)?;
-    let (image, held) = layers::resolve(&spec, host, Some(interrupts), false)?;
-    let source = source(&spec);
-    let mut heard = heard(&source, &image, false, interrupts);
-    let draft = Draft::new(&host.store, limit(&spec, &host.store)?, &mut heard)?;
-    let fill = |mut draft: Draft<'_>| {
-        draft.add(&image, &source)?;
+    make(&spec, host, interrupts, &mut |draft, config| {
         draft.written(layer)?;
-        draft.config(&changed(image.config.clone(), &commit.config))?;
+        change(config, &commit.config);
+        draft.config(config)?;
         match &commit.target {
-            CommitTo::Name(name) => draft.publish(name, &source),
+            CommitTo::Name(name) => draft.publish(name),
             CommitTo::Archive(path) | CommitTo::Layer(path) => {
                 to_file(path, interrupts, &mut |sink| draft.archive(sink))
             }
         }
-    };
-    let made = fill(draft);
-    drop(held);
-    // Garbage is what was made if it failed, or went into an archive.
-    let collected = images::collect(&host.store);
-    made.and(collected)
+    })
 }
 
-/// What hears how many bytes have been read: it shows them, and ends the work when a signal has come.
-fn heard<'a>(
-    name: &[u8],
-    image: &Image,
-    quiet: bool,
-    interrupts: &'a OwnedFd,
-) -> impl FnMut(u64) -> Result<()> + use<'a> {
-    let total = import::sizes(image.layers.iter());
-    let (name, mut progress) = (quote(name), Progress::new(name, Some(total), quiet));
-    move |bytes| {
-        progress.at(bytes);
-        match wait_for(interrupts, None) {
-            true => Ok(()),
-            false => Err(error!("{name}: interrupted")),
+/// Puts what is not empty in `change` in the configuration's place; variables and labels one by one.
+fn change(config: &mut Config, change: &Config) {
+    // Arguments are meant for the entrypoint they were made for.
+    if !change.entrypoint.is_empty() || !change.cmd.is_empty() {
+        config.cmd = change.cmd.clone();
+    }
+    if !change.entrypoint.is_empty() {
+        config.entrypoint = change.entrypoint.clone();
+    }
+    for (new, old) in [
+        (&change.workdir, &mut config.workdir),
+        (&change.user, &mut config.user),
+    ] {
+        if !new.is_empty() {
+            *old = new.clone();
         }
     }
-}
-
-/// Writes a tree as a tar.
-fn write(root: BorrowedFd<'_>, sink: Sink<'_>, layer: bool, userxattr: bool) -> Result<()> {
-    let options = changes::Options {
-        layer,
-        userxattr,
-        ids: 0..u32::MAX,
-        // In a whole tree they may be the image's own.
-        skip: if layer { &OWN } else { &[] },
-    };
-    let mut writer = Writer::new(sink);
-    write_tree(root, &mut writer, &options)?;
-    writer.end().map(drop)
-}
-
-/// The configuration with what is not empty in `change` in its place; variables and labels one by one.
-fn changed(config: Config, change: &Config) -> Config {
-    let either = |new: &Vec<_>, old: Vec<_>| if new.is_empty() { old } else { new.clone() };
-    let merged = |new: &[(Vec<u8>, Vec<u8>)], mut old: Vec<(Vec<u8>, Vec<u8>)>| {
-        old.retain(|(key, _)| !new.iter().any(|(other, _)| other == key));
-        old.extend_from_slice(new);
-        old
-    };
-    let bytes = |new: &Vec<u8>, old: Vec<u8>| if new.is_empty() { old } else { new.clone() };
-    Config {
-        // Arguments are meant for the entrypoint they were made for.
-        cmd: match change.entrypoint.is_empty() {
-            true => either(&change.cmd, config.cmd),
-            false => change.cmd.clone(),
-        },
-        entrypoint: either(&change.entrypoint, config.entrypoint),
-        env: merged(&change.env, config.env),
-        labels: merged(&change.labels, config.labels),
-        workdir: bytes(&change.workdir, config.workdir),
-        user: bytes(&change.user, config.user),
-        ..config
+    for (new, old) in [
+        (&change.env, &mut config.env),
+        (&change.labels, &mut config.labels),
+    ] {
+        for pair in new {
+            old.retain(|(key, _)| *key != pair.0);
+            old.push(pair.clone());
+        }
     }
 }
 
@@ -235,51 +195,34 @@ fn enter(host: &Host, kept: &Kept) -> Result<()> {
     userns::enter(&map, host)
 }
 
-fn open_directory(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let name = path.as_os_str().as_bytes();
-    openat(CWD, name, flags, Mode::empty()).map_err(|errno| Error::sys("open", name, errno))
-}
-
 /// Writes a file that appears when it is whole, with a progress bar; `-` is standard output. What exists and is not a
 /// regular file, such as a pipe, is written to as it is.
-fn to_file(
-    path: &Path,
-    interrupts: &OwnedFd,
-    make: &mut dyn FnMut(Sink<'_>) -> Result<()>,
-) -> Result<()> {
+fn to_file(path: &Path, interrupts: &OwnedFd, make: import::Written<'_>) -> Result<()> {
     let name = path.as_os_str().as_bytes();
-    let mut progress = Progress::new(name, None, false);
+    let mut progress = Progress::new(name, 0, false, Some(interrupts));
     let mut into = |mut file: &File| {
         make(&mut |bytes: &[u8]| {
-            if !wait_for(interrupts, None) {
-                return Err(error!("{}: interrupted", quote(name)));
-            }
-            progress.add(bytes.len() as u64);
-            (file.write_all(bytes)).map_err(|error| Error::io("write", name, error))
+            progress.check()?;
+            progress.add(bytes.len());
+            (file.write_all(bytes)).map_err(|error| io("write", path, error))
         })
     };
-    let stream = name == b"-" || std::fs::metadata(path).is_ok_and(|status| !status.is_file());
-    if stream {
+    if name == b"-" || std::fs::metadata(path).is_ok_and(|status| !status.is_file()) {
         // Nothing is to be undone, and opening it or writing to it may wait for ever.
         sys::set_signal_mask(0);
-    }
-    if name == b"-" {
-        let output = std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned();
-        return into(
-            &output
-                .map_err(|error| Error::io("dup", name, error))?
-                .into(),
-        );
-    }
-    if stream {
-        return into(&File::create(path).map_err(|error| Error::io("open", name, error))?);
+        let opened = match name {
+            b"-" => std::os::fd::AsFd::as_fd(&std::io::stdout())
+                .try_clone_to_owned()
+                .map(File::from),
+            _ => File::create(path),
+        };
+        return into(&opened.map_err(|error| io("open", path, error))?);
     }
     let (Some(directory), Some(file)) = (path.parent(), path.file_name()) else {
-        return Err(Error::sys("open", name, rustix::io::Errno::ISDIR));
+        return Err(Error::sys("open", name, Errno::ISDIR));
     };
     let here = directory.as_os_str().is_empty();
     let new = NewFile::create(if here { Path::new(".") } else { directory })?;
     into(new.file())?;
-    new.publish(file, true)
+    new.publish(file.as_bytes(), true)
 }

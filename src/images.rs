@@ -7,12 +7,11 @@
 //!
 //!     mini image 1
 //!     created 1795343460
-//!     source "debian.tar.gz"
 //!     config sha256:5f70bf18a0860070…       if the image says anything about itself
 //!     layer sha256:9f86d081884c7d65… tar    from the lowest up; tar, squashfs, erofs or ext4
 //!     end
 //!
-//! Both kinds of files appear whole or not at all (`cache::NewFile`), a blob on the disk before the record that names
+//! Both kinds of files appear whole or not at all (`store::NewFile`), a blob on the disk before the record that names
 //! it, so a name always stands for a whole image. A blob that no record names is garbage. Read [`Record`], [`resolve`],
 //! [`remove`], `garbage`.
 //!
@@ -26,45 +25,45 @@
 //!
 //! Left out: the number of users of an image (flock does not tell), a history of what a name stood for.
 
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fd::OwnedFd;
+use rustix::fd::AsFd;
 use rustix::fs::FlockOperation;
 
-use crate::cache::{self, Removed, flock, linked, sweep};
+use crate::cache;
 use crate::error::{Error, Result, error, path as show, quote};
 use crate::image::digest::{hex, parse_digest};
 use crate::image::oci::rfc3339;
+use crate::image::remove::for_each_entry;
 use crate::image::{Image, Layer, Sha256, Tar, manifest};
+use crate::layers::Held;
 use crate::progress::size as bytes;
-use crate::store::{self, lock, make_private, names};
+use crate::store::{
+    self, Removal, existing, flock, io, linked, lock, names, open_directory, private, sync,
+};
 
 /// What a layer can be: a tar, or a file system as mount(2) calls it.
-pub const KINDS: [&std::ffi::CStr; 4] = [c"tar", c"squashfs", c"erofs", c"ext4"];
+pub const KINDS: [&CStr; 4] = [c"tar", c"squashfs", c"erofs", c"ext4"];
 
 /// What an image under a name is made of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// When it got its name, in seconds since 1970.
     pub created: u64,
-    /// What it was made from, quoted.
-    pub source: String,
     /// The blob with its configuration. An image that has one is made of layers: whiteouts mean something in it.
     pub config: Option<Sha256>,
     /// The blobs of the layers, the lowest first, and what they are: one of [`KINDS`].
-    pub layers: Vec<(Sha256, &'static std::ffi::CStr)>,
+    pub layers: Vec<(Sha256, &'static CStr)>,
 }
 
 impl Record {
     pub fn text(&self) -> String {
-        let mut text = format!(
-            "mini image 1\ncreated {}\nsource {}\n",
-            self.created, self.source
-        );
+        let mut text = format!("mini image 1\ncreated {}\n", self.created);
         if let Some(config) = &self.config {
             text.extend(["config sha256:", &hex(config), "\n"]);
         }
@@ -78,16 +77,14 @@ impl Record {
     /// `None` if it is not, to the byte, what [`Record::text`] writes.
     pub fn parse(text: &str) -> Option<Record> {
         let mut record = Record::default();
-        for line in text.lines() {
-            match line.split_once(' ').unwrap_or((line, "")) {
-                ("created", value) => record.created = value.parse().ok()?,
-                ("source", value) => record.source = value.to_owned(),
-                ("config", value) => record.config = Some(parse_digest(value)?),
-                ("layer", value) => {
-                    let (digest, kind) = value.split_once(' ')?;
-                    let kind = KINDS
-                        .into_iter()
-                        .find(|known| known.to_bytes() == kind.as_bytes())?;
+        for line in text.split('\n') {
+            let mut words = line.split(' ');
+            match (words.next()?, words.next(), words.next()) {
+                ("created", Some(time), None) => record.created = time.parse().ok()?,
+                ("config", Some(digest), None) => record.config = Some(parse_digest(digest)?),
+                ("layer", Some(digest), Some(kind)) => {
+                    let mut kinds = KINDS.into_iter();
+                    let kind = kinds.find(|known| known.to_bytes() == kind.as_bytes())?;
                     record.layers.push((parse_digest(digest)?, kind));
                 }
                 _ => {}
@@ -96,25 +93,42 @@ impl Record {
         (record.text() == text && !record.layers.is_empty()).then_some(record)
     }
 
-    /// The names of the blobs of its layers, and of its configuration.
-    fn blobs(&self) -> impl Iterator<Item = String> {
-        let layers = self.layers.iter().map(|(digest, _)| digest);
-        layers.chain(&self.config).map(blob)
+    /// The blobs of its layers, and of its configuration, each once.
+    fn blobs(&self) -> Vec<Sha256> {
+        let mut blobs = Vec::new();
+        blobs.extend(self.config);
+        for (digest, _) in &self.layers {
+            if !blobs.contains(digest) {
+                blobs.push(*digest);
+            }
+        }
+        blobs
     }
 }
 
 /// The name of a blob.
 pub fn blob(digest: &Sha256) -> String {
-    format!("sha256-{}", hex(digest))
+    ["sha256-", &hex(digest)].concat()
+}
+
+/// The digest in the name of a blob.
+pub fn digest(blob: &str) -> Option<Sha256> {
+    parse_digest(&["sha256:", blob.strip_prefix("sha256-")?].concat())
 }
 
 /// Checks an image's name: at most 200 bytes of letters, digits, and `. _ - / : @`; it begins with a letter or digit, as
 /// does what stands behind each "/", and has no "..", so that it never looks like a path or an option.
 pub fn check_name(name: &str) -> Result<()> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte);
-    let begins = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric());
-    let fits = name.len() <= 200 && !name.contains("..");
-    if fits && name.bytes().all(good) && name.split('/').all(begins) {
+    let (mut good, mut last) = (name.len() <= 200, b'/');
+    for byte in name.bytes() {
+        good &= match byte {
+            b'.' => last != b'/' && last != b'.',
+            b'_' | b'-' | b'/' | b':' | b'@' => last != b'/',
+            _ => byte.is_ascii_alphanumeric(),
+        };
+        last = byte;
+    }
+    if good && last != b'/' {
         return Ok(());
     }
     let name = quote(name.as_bytes());
@@ -129,50 +143,28 @@ pub fn file_name(name: &str) -> String {
     name.replace('/', "%")
 }
 
-fn record_path(store: &Path, name: &str) -> PathBuf {
-    store.join("images").join(file_name(name))
-}
-
 /// The directories of records and blobs, made if they are not there; they have to be this user's own.
 pub fn directories(store: &Path) -> Result<[PathBuf; 2]> {
-    let directories = [store.join("images"), store.join("blobs")];
-    make_private(store)?;
-    make_private(&directories[0])?;
-    make_private(&directories[1])?;
-    Ok(directories)
+    Ok([private(store, "images")?, private(store, "blobs")?])
 }
 
-/// Locks one of them.
-pub fn hold(directory: &Path, operation: FlockOperation) -> Result<OwnedFd> {
-    lock(directory, operation)
-        .map_err(|errno| Error::sys("flock", directory.as_os_str().as_bytes(), errno))
-}
-
-/// An image of the store that is in use as long as this lives.
-pub struct Stored {
-    pub image: Image,
-    _record: File,
-    opening: Option<OwnedFd>,
-}
-
-impl Stored {
-    /// To be called when all its blobs have been opened or mounted: until then no garbage is collected, as the name may
-    /// by now stand for another image.
-    pub fn opened(&mut self) {
-        self.opening = None;
+/// The same, if they are there.
+fn there(store: &Path) -> Result<Option<[PathBuf; 2]>> {
+    match existing(store, "images")? {
+        Some(_) => directories(store).map(Some),
+        None => Ok(None),
     }
 }
 
-/// The image of this name. The layers are plain tars and file systems in files, whose digests need not be verified.
-/// Tars have a `diff_id` if the image was made of layers, in which whiteouts mean something, and none if it was a tar of
-/// a root file system.
-pub fn resolve(store: &Path, name: &str) -> Result<Option<Stored>> {
-    if check_name(name).is_err() || !store.join("images").exists() {
+/// The image of this name, if there is one, in use as long as [`Held`] lives. The layers are plain tars and file systems
+/// in files, whose digests need not be verified. Tars have a `diff_id` if the image was made of layers, in which
+/// whiteouts mean something, and none if it was a tar of a root file system.
+pub fn resolve(store: &Path, name: &str) -> Result<Option<(Image, Held)>> {
+    let Some([images, blobs]) = there(store)? else {
         return Ok(None);
-    }
-    let [images, blobs] = directories(store)?;
-    let opening = Some(hold(&images, FlockOperation::LockShared)?);
-    let path = record_path(store, name);
+    };
+    let opening = lock(&images, FlockOperation::LockShared)?;
+    let path = images.join(file_name(name));
     let file = loop {
         let Some(file) = open(&path)? else {
             return Ok(None);
@@ -183,23 +175,20 @@ pub fn resolve(store: &Path, name: &str) -> Result<Option<Stored>> {
             break file;
         }
     };
-    let record = read(&file).ok_or_else(|| {
-        let error = error!(
-            "image {}: {} is damaged",
-            quote(name.as_bytes()),
-            show(&path)
-        );
-        error.hint(&format!("mini rmi {name} removes it"))
-    })?;
+    let failed = |path: &Path, what: &str| {
+        let (name, path) = (quote(name.as_bytes()), show(path));
+        error!("image {name}: {path}{what}")
+    };
+    let Some(record) = read(&file) else {
+        let hint = ["mini rmi ", name, " removes it"].concat();
+        return Err(failed(&path, " is damaged").hint(&hint));
+    };
     let mut image = Image::default();
     if let Some(config) = &record.config {
         let path = blobs.join(blob(config));
-        let failed =
-            |what: &str| error!("image {}: {}: {what}", quote(name.as_bytes()), show(&path));
-        let text = std::fs::read(&path)
-            .map_err(|error| Error::io("read", path.as_os_str().as_bytes(), error))?;
+        let text = std::fs::read(&path).map_err(|error| io("read", &path, error))?;
         image.config = manifest::config(&text)
-            .map_err(|what| failed(&what))?
+            .map_err(|what| failed(&path, &[": ", &what].concat()))?
             .config;
     }
     for (digest, fstype) in record.layers {
@@ -220,11 +209,11 @@ pub fn resolve(store: &Path, name: &str) -> Result<Option<Stored>> {
             },
         });
     }
-    Ok(Some(Stored {
-        image,
-        _record: file,
-        opening,
-    }))
+    let held = Held {
+        _record: Some(file),
+        opening: Some(opening),
+    };
+    Ok(Some((image, held)))
 }
 
 /// The file of the record that a path given as ROOTFS stands for, if it is a name and no file.
@@ -236,50 +225,50 @@ pub fn record(store: &Path, path: &Path) -> Option<PathBuf> {
 
 fn open(record: &Path) -> Result<Option<File>> {
     match File::open(record) {
-        Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("open", record.as_os_str().as_bytes(), error)),
+        opened => Ok(Some(opened.map_err(|error| io("open", record, error))?)),
     }
 }
 
 /// `None` if it is damaged.
-fn read(mut record: &File) -> Option<Record> {
-    let mut text = String::new();
-    record.read_to_string(&mut text).ok()?;
-    Record::parse(&text)
+fn read(record: &File) -> Option<Record> {
+    Record::parse(&std::io::read_to_string(record).ok()?)
 }
 
-/// All names, sorted, and what they stand for.
-fn records(store: &Path) -> Vec<(String, Option<Record>)> {
+/// A name, its record's file, and what is in that; `None` if it is damaged.
+type Named = (String, PathBuf, Option<Record>);
+
+/// All names, sorted.
+fn records(images: &Path) -> Vec<Named> {
     let mut records = Vec::new();
-    for name in names(&store.join("images")) {
-        let name = name.replace('%', "/");
+    for file in names(images) {
+        let name = file.replace('%', "/");
         if check_name(&name).is_ok() {
-            let record = open(&record_path(store, &name)).ok().flatten();
-            let record = record.and_then(|record| read(&record));
-            records.push((name, record));
+            let path = images.join(file);
+            let record = File::open(&path).ok().and_then(|record| read(&record));
+            records.push((name, path, record));
         }
     }
     records
 }
 
-/// Whether a container of this image runs; if not, none will until the file is closed.
-fn in_use(record: &File) -> bool {
-    flock(record, FlockOperation::NonBlockingLockExclusive).is_err()
+/// Whether no container of this image runs; if so, none will until the file is closed.
+fn unused(record: &File) -> bool {
+    flock(record, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 /// The id of a kept container that was made of this image.
 fn kept_by(store: &Path, name: &str) -> Option<String> {
-    let kept = store.join("kept");
+    let (kept, line) = (store.join("kept"), ["\nimage ", name, "\n"].concat());
     names(&kept).into_iter().find(|id| {
         let text = std::fs::read(kept.join(id).join("record")).unwrap_or_default();
-        let mut lines = text.split(|byte| *byte == b'\n');
-        lines.any(|line| line.strip_prefix(b"image ") == Some(name.as_bytes()))
+        let text = [b"\n", text.as_slice()].concat();
+        text.windows(line.len()).any(|part| part == line.as_bytes())
     })
 }
 
 /// A line of what `mini images` prints; sizes in bytes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Row {
     pub name: String,
     /// `tar`, `squashfs`, `erofs`, `ext4`; `oci` if it has layers or a configuration; `damaged`.
@@ -297,98 +286,79 @@ pub struct Row {
 
 /// All images, sorted by name.
 pub fn list(store: &Path) -> Result<Vec<Row>> {
-    if !store.join("images").exists() {
-        return Ok(Vec::new());
-    }
-    let [_, blobs] = directories(store)?;
-    let _change = hold(&blobs, FlockOperation::LockExclusive)?;
-    let records = records(store);
+    let mut rows = Vec::new();
+    let Some([images, blobs]) = there(store)? else {
+        return Ok(rows);
+    };
+    let _change = lock(&blobs, FlockOperation::LockExclusive)?;
+    let records = records(&images);
     let mut all = Vec::new();
-    for (_, record) in &records {
-        all.extend(record.as_ref().map(unique).unwrap_or_default());
+    for (_, _, record) in &records {
+        all.extend(record.as_ref().map(Record::blobs).unwrap_or_default());
     }
-    let row = |(name, record): &(String, Option<Record>)| {
-        let file = open(&record_path(store, name)).ok().flatten();
+    for (name, path, record) in records {
         let mut row = Row {
-            name: name.clone(),
+            name,
             kind: "damaged",
-            size: 0,
-            disk: 0,
-            shared: 0,
-            created: 0,
-            in_use: file.is_some_and(|file| in_use(&file)),
+            in_use: File::open(&path).is_ok_and(|record| !unused(&record)),
+            ..Row::default()
         };
-        let Some(record) = record else {
-            return row;
-        };
-        row.created = record.created;
-        row.kind = match record.layers.as_slice() {
-            [(_, kind)] if record.config.is_none() => kind.to_str().unwrap_or_default(),
-            _ => "oci",
-        };
-        let status = |blob: &String| std::fs::metadata(blobs.join(blob)).ok();
-        for (digest, _) in &record.layers {
-            row.size += status(&blob(digest)).map_or(0, |status| status.size());
-        }
-        for blob in unique(record) {
-            let disk = status(&blob).map_or(0, |status| status.blocks() * 512);
-            row.disk += disk;
-            if all.iter().filter(|other| **other == blob).count() > 1 {
-                row.shared += disk;
+        if let Some(record) = record {
+            row.created = record.created;
+            row.kind = match record.layers.as_slice() {
+                [(_, kind)] if record.config.is_none() => kind.to_str().unwrap_or_default(),
+                _ => "oci",
+            };
+            for digest in record.blobs() {
+                let Ok(status) = blobs.join(blob(&digest)).metadata() else {
+                    continue;
+                };
+                let layers = record.layers.iter().filter(|layer| layer.0 == digest);
+                row.size += status.len() * layers.count() as u64;
+                let disk = status.blocks() * 512;
+                row.disk += disk;
+                if all.iter().filter(|other| **other == digest).count() > 1 {
+                    row.shared += disk;
+                }
             }
         }
-        row
-    };
-    Ok(records.iter().map(row).collect())
-}
-
-/// The blobs of an image, each once.
-fn unique(record: &Record) -> Vec<String> {
-    let mut blobs: Vec<String> = record.blobs().collect();
-    blobs.sort();
-    blobs.dedup();
-    blobs
+        rows.push(row);
+    }
+    Ok(rows)
 }
 
 /// The rows as `mini images` prints them.
 pub fn table(rows: &[Row]) -> String {
     let heads = ["NAME", "KIND", "SIZE", "DISK USED", "CREATED", "IN USE"];
     let mut lines = vec![heads.map(str::to_owned)];
-    lines.extend(rows.iter().map(|row| {
-        let (disk, shared) = (bytes(row.disk), bytes(row.shared));
-        let [size, disk, created] = match (row.kind, row.shared) {
-            ("damaged", _) => ["-"; 3].map(str::to_owned),
-            (_, 0) => [bytes(row.size), disk, date(row.created)],
-            _ => [
-                bytes(row.size),
-                format!("{disk}, {shared} shared"),
-                date(row.created),
-            ],
-        };
-        let used = if row.in_use { "yes" } else { "no" };
-        [
-            row.name.clone(),
-            row.kind.to_owned(),
-            size,
-            disk,
-            created,
-            used.to_owned(),
-        ]
-    }));
-    let width = |column: usize| {
-        lines
-            .iter()
-            .map(|line| line[column].len())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: [usize; 6] = std::array::from_fn(width);
+    for row in rows {
+        let dash = || "-".to_owned();
+        let (mut size, mut disk, mut created) = (dash(), dash(), dash());
+        if row.kind != "damaged" {
+            (size, disk, created) = (bytes(row.size), bytes(row.disk), date(row.created));
+        }
+        if row.shared > 0 {
+            disk.extend([", ", &bytes(row.shared), " shared"]);
+        }
+        let in_use = if row.in_use { "yes" } else { "no" };
+        let (name, kind) = (row.name.clone(), row.kind.to_owned());
+        lines.push([name, kind, size, disk, created, in_use.to_owned()]);
+    }
+    let mut widths = [0; 6];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.len().max(*width);
+        }
+    }
     let mut text = String::new();
     for line in &lines {
         for (cell, width) in line.iter().zip(widths) {
-            text.push_str(&format!("{cell:width$}  "));
+            text.push_str(cell);
+            for _ in cell.len()..width + 2 {
+                text.push(' ');
+            }
         }
-        text.truncate(text.trim_end().len());
+        text.truncate(text.trim_ascii_end().len());
         text.push('\n');
     }
     text
@@ -396,39 +366,40 @@ pub fn table(rows: &[Row]) -> String {
 
 /// A time in seconds since 1970 as `2026-11-22 10:31`, UTC.
 pub fn date(seconds: u64) -> String {
-    rfc3339(seconds)
-        .chars()
-        .take(16)
-        .collect::<String>()
-        .replace('T', " ")
+    let mut text = rfc3339(seconds).replace('T', " ");
+    text.truncate(16);
+    text
 }
 
 /// Removes a name, and then what no other needs. An image of which a container runs or was kept is only removed with
 /// `force`; what runs goes on.
 pub fn remove(store: &Path, name: &str, force: bool) -> Result<()> {
     check_name(name)?;
-    let failed = |what: &str| error!("image {}: {what}", quote(name.as_bytes()));
-    if !store.join("images").exists() {
-        return Err(failed("there is none of this name").hint("mini images lists them"));
-    }
-    let [images, blobs] = directories(store)?;
-    let change = hold(&blobs, FlockOperation::LockExclusive)?;
-    let path = record_path(store, name);
-    let Some(record) = open(&path)? else {
-        return Err(failed("there is none of this name").hint("mini images lists them"));
+    let failed = |what: &str, hint: &str| {
+        let error = error!("image {}: {what}", quote(name.as_bytes()));
+        Err(error.hint(hint))
     };
-    if in_use(&record) && !force {
-        return Err(
-            failed("a container of it is running").hint("--force removes the name all the same")
-        );
+    let absent = || failed("there is none of this name", "mini images lists them");
+    let Some([images, blobs]) = there(store)? else {
+        return absent();
+    };
+    let change = lock(&blobs, FlockOperation::LockExclusive)?;
+    let path = images.join(file_name(name));
+    let Some(record) = open(&path)? else {
+        return absent();
+    };
+    if !force {
+        if !unused(&record) {
+            let hint = "--force removes the name all the same";
+            return failed("a container of it is running", hint);
+        }
+        if let Some(id) = kept_by(store, name) {
+            let what = ["the kept container ", &id, " needs it"].concat();
+            return failed(&what, "--force removes it all the same");
+        }
     }
-    if let Some(id) = kept_by(store, name).filter(|_| !force) {
-        let error = failed(&format!("the kept container {id} needs it"));
-        return Err(error.hint("--force removes it all the same"));
-    }
-    std::fs::remove_file(&path)
-        .map_err(|error| Error::io("unlink", path.as_os_str().as_bytes(), error))?;
-    cache::sync(&images)?;
+    std::fs::remove_file(&path).map_err(|error| io("unlink", &path, error))?;
+    sync(&images)?;
     drop(change);
     collect(store)
 }
@@ -436,98 +407,85 @@ pub fn remove(store: &Path, name: &str, force: bool) -> Result<()> {
 /// Removes what a killed import has left and blobs that no image needs. Cheap if there are none.
 pub fn collect(store: &Path) -> Result<()> {
     cache::clean(store)?;
-    garbage(store, &[], false).map(drop)
+    garbage(store, &[], &mut Removal::default())
 }
 
-/// The same; only looks if `dry`, as if the images of these names were gone.
-fn garbage(store: &Path, gone: &[String], dry: bool) -> Result<Vec<Removed>> {
-    if !store.join("images").exists() {
-        return Ok(Vec::new());
-    }
-    let [images, blobs] = directories(store)?;
-    let Ok(_alone) = lock(&images, FlockOperation::NonBlockingLockExclusive) else {
-        return Ok(Vec::new());
+/// The same, as if the images of these names were gone.
+fn garbage(store: &Path, gone: &[String], removal: &mut Removal) -> Result<()> {
+    let Some([images, blobs]) = there(store)? else {
+        return Ok(());
     };
-    let _change = hold(&blobs, FlockOperation::LockExclusive)?;
-    let mut removed = sweep(&images, dry);
-    removed.extend(sweep(&blobs, dry));
+    let Ok(_alone) = lock(&images, FlockOperation::NonBlockingLockExclusive) else {
+        return Ok(());
+    };
+    let _change = lock(&blobs, FlockOperation::LockExclusive)?;
+    removal.of_the_dead(&images);
+    removal.of_the_dead(&blobs);
     let mut needed = Vec::new();
-    for (name, record) in records(store) {
+    for (name, _, record) in records(&images) {
         match record {
             _ if gone.contains(&name) => {}
             Some(record) => needed.extend(record.blobs()),
-            None => return Ok(removed),
+            None => return Ok(()),
         }
     }
-    let unneeded = |name: &String| name.starts_with("sha256-") && !needed.contains(name);
-    for name in names(&blobs).into_iter().filter(unneeded) {
-        removed.extend(cache::remove(&blobs.join(name), dry, |_| true));
+    for name in names(&blobs) {
+        if digest(&name).is_some_and(|digest| !needed.contains(&digest)) {
+            removal.file(&blobs.join(name), &|_| true);
+        }
     }
-    Ok(removed)
+    Ok(())
 }
 
 /// Removes blobs that no image needs, the cache as far as it is not in use, and what the dead have left; with `all` also
 /// images of which no container runs or was kept; what is damaged is `mini rmi`'s. Returns a line for each, and their
 /// sum; with `dry` without doing it.
 pub fn prune(store: &Path, run: &Path, all: bool, dry: bool) -> Result<String> {
+    let mut removal = Removal {
+        dry,
+        ..Removal::default()
+    };
     let mut gone = Vec::new();
-    let mut removed = Vec::new();
-    if all && store.join("images").exists() {
-        let [images, blobs] = directories(store)?;
-        let _change = hold(&blobs, FlockOperation::LockExclusive)?;
-        for (name, record) in records(store) {
-            if record.is_none() {
-                continue;
-            }
-            let free = |record: &File| !in_use(record) && kept_by(store, &name).is_none();
-            if let Some(record) = cache::remove(&record_path(store, &name), dry, free) {
-                removed.push(record);
+    if all && let Some([images, blobs]) = there(store)? {
+        let _change = lock(&blobs, FlockOperation::LockExclusive)?;
+        for (name, path, record) in records(&images) {
+            let free = |record: &File| unused(record) && kept_by(store, &name).is_none();
+            if record.is_some() && removal.file(&path, &free) {
                 gone.push(name);
             }
         }
         if !dry {
-            cache::sync(&images)?;
+            sync(&images)?;
         }
     }
-    removed.extend(garbage(store, &gone, dry)?);
-    removed.extend(cache::empty(store, dry)?);
+    garbage(store, &gone, &mut removal)?;
+    cache::empty(store, &mut removal)?;
     for (base, name) in [(run, "running"), (store, "containers")] {
         for (path, _lock) in store::dead(base, name)? {
-            let disk = disk_used(&path);
+            removal.add(&path, disk_used(&path));
             if !dry {
                 store::remove(&path);
             }
-            removed.push(Removed { path, disk });
         }
     }
-    let (remove, free) = match dry {
-        true => ("would remove", "would free"),
-        false => ("removed", "freed"),
-    };
-    let mut text = String::new();
-    for item in &removed {
-        text.push_str(&format!(
-            "{remove} {} {}\n",
-            show(&item.path),
-            bytes(item.disk)
-        ));
-    }
-    let sum = removed.iter().map(|item| item.disk).sum();
-    Ok(text + &format!("{free} {}\n", bytes(sum)))
+    let free = if dry { "would free " } else { "freed " };
+    (removal.text).extend([free, &bytes(removal.freed), "\n"]);
+    Ok(removal.text)
 }
 
 /// Bytes of disk that a tree takes, as far as it can be read.
 fn disk_used(top: &Path) -> u64 {
     let (mut sum, mut paths) = (0, vec![top.to_owned()]);
     while let Some(path) = paths.pop() {
-        let Ok(status) = std::fs::symlink_metadata(&path) else {
-            continue;
-        };
-        sum += status.blocks() * 512;
-        if status.is_dir() {
-            for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
-                paths.push(entry.path());
-            }
+        sum += path
+            .symlink_metadata()
+            .map_or(0, |status| status.blocks() * 512);
+        // What is no directory is not opened as one.
+        if let Ok(directory) = open_directory(&path) {
+            let _ = for_each_entry(directory.as_fd(), |name| {
+                paths.push(path.join(OsStr::from_bytes(name)));
+                Ok(())
+            });
         }
     }
     sum
@@ -551,14 +509,13 @@ mod tests {
             r#"{"config":{"User":"me"},"rootfs":{"diff_ids":[]}}"#,
         )
         .unwrap();
-        write(record_path(&store, "a/b:1"), record().text()).unwrap();
+        write(store.join("images/a%b:1"), record().text()).unwrap();
         store
     }
 
     fn record() -> Record {
         Record {
             created: 1_795_343_460,
-            source: "\"x.tar\"".into(),
             config: Some([3; 32]),
             layers: vec![([1; 32], KINDS[1]), ([2; 32], KINDS[0])],
         }
@@ -576,7 +533,7 @@ mod tests {
             let rest = rest.join("\n") + "\n";
             assert_eq!(
                 Record::parse(&rest).is_some(),
-                [3, 4, 5].contains(&skipped),
+                [2, 3, 4].contains(&skipped),
                 "{rest}"
             );
         }
@@ -657,19 +614,19 @@ mod tests {
         let store = store("life");
         assert!(resolve(&store, "a/b:2").unwrap().is_none());
         assert!(resolve(&store, "../images/a").unwrap().is_none());
-        let mut stored = resolve(&store, "a/b:1").unwrap().unwrap();
-        assert_eq!(stored.image.config.user, b"me");
+        let (image, mut held) = resolve(&store, "a/b:1").unwrap().unwrap();
+        assert_eq!(image.config.user, b"me");
         assert!(
-            matches!(&stored.image.layers[0], Layer::Filesystem { fstype, .. } if *fstype == c"squashfs")
+            matches!(&image.layers[0], Layer::Filesystem { fstype, .. } if *fstype == c"squashfs")
         );
-        assert!(matches!(&stored.image.layers[1], Layer::Tar(tar) if tar.diff_id == Some([2; 32])));
+        assert!(matches!(&image.layers[1], Layer::Tar(tar) if tar.diff_id == Some([2; 32])));
         // Nothing is collected until its blobs are open.
         collect(&store).unwrap();
         assert_eq!(names(&store.join("blobs")).len(), 4);
-        stored.opened();
+        held.opened();
         collect(&store).unwrap();
         assert_eq!(names(&store.join("blobs")).len(), 3);
-        write(record_path(&store, "c"), record().text()).unwrap();
+        write(store.join("images/c"), record().text()).unwrap();
         let rows = list(&store).unwrap();
         assert_eq!(
             (rows[0].size, rows[0].kind, rows[0].in_use, rows[1].in_use),
@@ -704,7 +661,7 @@ mod tests {
     #[test]
     fn a_damaged_record_takes_nothing_with_it() {
         let store = store("damaged");
-        write(record_path(&store, "bad"), "mini image 2\n").unwrap();
+        write(store.join("images/bad"), "mini image 2\n").unwrap();
         write(store.join("blobs/.new-1-1"), "").unwrap();
         collect(&store).unwrap();
         assert_eq!(names(&store.join("blobs")).len(), 4);

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use container::sys;
 
-use crate::cache::{self, NewFile};
+use crate::cache;
 use crate::error::{Error, Result, error, path as show};
 use crate::host::Host;
 use crate::image::archive::{self, Opened, Wanted};
@@ -32,11 +32,12 @@ use crate::image::digest;
 use crate::image::inflate;
 use crate::image::mount::{self, How};
 use crate::image::reader::Whiteouts;
-use crate::image::{Config, Image, Layer, Section, Sha256, Tar, index, unpack};
+use crate::image::{Image, Layer, Section, Sha256, Tar, index, unpack};
 use crate::plan::Stack;
 use crate::progress::Progress;
 use crate::run::wait_for;
 use crate::spec::{Rootfs, Spec, Store};
+use crate::store::{NewFile, Removal, io, linked};
 
 /// What ROOTFS and the layers above it are, and the image's own configuration. What has to be read from standard input,
 /// or inflated to be looked into, is; `dry` forbids that.
@@ -47,18 +48,27 @@ pub fn resolve(
     dry: bool,
 ) -> Result<(Image, Held)> {
     let layers = Layers::new(spec, host, interrupts);
-    let mut held = Held::default();
-    let mut image = match &spec.rootfs {
-        Rootfs::Stdin => layers.standard_input(spec, dry)?,
+    let look_at = |path: &Path| {
+        let (file, reference) = archive::reference(path);
+        let absolute = std::path::absolute(file).unwrap_or(file.to_owned());
+        layers.look_at(&absolute, path, spec, reference, dry, true)
+    };
+    let (mut image, held) = match &spec.rootfs {
+        Rootfs::Stdin => {
+            let stdin = Path::new(STDIN);
+            // On a read-only machine there is no place for a copy yet.
+            let nowhere = host.cover.is_some();
+            let streams = dry || nowhere || matches!(spec.store, Store::Unpack | Store::Tmpfs);
+            let image = layers.look_at(stdin, stdin, spec, None, dry, streams)?;
+            (image, Held::default())
+        }
         Rootfs::Path(path) => match std::fs::metadata(archive::reference(path).0) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                layers.named(path, &mut held)?
-            }
-            _ => layers.look_at(path, spec, dry)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => layers.named(path)?,
+            _ => (look_at(path)?, Held::default()),
         },
     };
     for path in &spec.layers {
-        image.layers.extend(layers.look_at(path, spec, dry)?.layers);
+        image.layers.append(&mut look_at(path)?.layers);
     }
     Ok((image, held))
 }
@@ -66,36 +76,27 @@ pub fn resolve(
 /// What keeps an image under a name from being taken away; nothing in a build without names.
 #[derive(Default)]
 pub struct Held {
-    #[cfg(feature = "images")]
-    stored: Option<crate::images::Stored>,
+    /// Locked as long as the image is in use.
+    pub _record: Option<File>,
+    /// While this is locked no garbage is collected, as the name may by now stand for another image.
+    pub opening: Option<OwnedFd>,
 }
 
 impl Held {
     /// All of the image has been opened or mounted: garbage may be collected again.
     pub fn opened(&mut self) {
-        #[cfg(feature = "images")]
-        if let Some(stored) = &mut self.stored {
-            stored.opened();
-        }
+        self.opening = None;
     }
 }
 
 /// What the work needs to know.
 pub struct Layers<'a> {
-    pub host: &'a Host,
+    pub store: &'a Path,
     pub quiet: bool,
     /// Bytes that a compressed archive may become; half of what is free, unless given.
     pub limit: Option<u64>,
     /// Can be read when a signal has come that ends mini; none where signals have their usual effect.
     pub interrupts: Option<&'a OwnedFd>,
-}
-
-/// A plain tar: a file or a part of one.
-struct Part {
-    file: File,
-    path: PathBuf,
-    offset: u64,
-    size: u64,
 }
 
 /// What came of an index: how it was mounted, or why it cannot be; for --trace.
@@ -107,213 +108,159 @@ pub enum Brought {
 impl<'a> Layers<'a> {
     pub fn new(spec: &Spec, host: &'a Host, interrupts: Option<&'a OwnedFd>) -> Layers<'a> {
         Layers {
-            host,
+            store: &host.store,
             quiet: spec.quiet,
             limit: spec.image_limit,
             interrupts,
         }
     }
-}
 
-impl Layers<'_> {
-    /// What a path is.
-    fn look_at(&self, path: &Path, spec: &Spec, dry: bool) -> Result<Image> {
-        let (file, reference) = archive::reference(path);
+    /// What is at a path, which errors call `name`. What cannot be read twice is taken for a tar that is to be unpacked if
+    /// `streams`; else it is standard input, and copied into a file first.
+    fn look_at(
+        &self,
+        path: &Path,
+        name: &Path,
+        spec: &Spec,
+        reference: Option<&str>,
+        dry: bool,
+        streams: bool,
+    ) -> Result<Image> {
         let wanted = Wanted {
             platform: spec.platform.as_deref(),
             reference,
         };
-        let absolute = std::path::absolute(file).unwrap_or(file.to_owned());
-        match archive::open_file(&open(&absolute)?, &absolute, path, &wanted)? {
+        let (file, path) = match archive::open_file(&open(path)?, path, name, &wanted)? {
+            Opened::Image(image) => return Ok(image),
+            Opened::Stream if streams => return Ok(Layer::Tar(tar(path)).into()),
+            Opened::Stream => (self.spool()?, path.to_owned()),
+            Opened::Inflate(_) if dry => {
+                let error = error!("{}: an archive of layers, compressed", show(name));
+                return Err(error.hint("it has to be inflated to be looked into: --dry-run cannot"));
+            }
+            Opened::Inflate(tar) => {
+                let (section, path) = self.plain(&tar)?;
+                (section.file, path)
+            }
+        };
+        match archive::open_file(&file, &path, name, &wanted)? {
             Opened::Image(image) => Ok(image),
-            Opened::Stream => Ok(plain_tar(&absolute)),
-            Opened::Inflate(tar) => self.inflated(&tar, path, &wanted, dry),
+            _ => Ok(Layer::Tar(tar(&path)).into()),
         }
     }
 
-    /// The image in an archive of layers that is compressed as a whole: it is inflated into the cache first.
-    fn inflated(&self, tar: &Tar, name: &Path, wanted: &Wanted, dry: bool) -> Result<Image> {
-        if dry {
-            let error = error!("{}: an archive of layers, compressed", show(name));
-            return Err(error.hint("it has to be inflated to be looked into: --dry-run cannot"));
-        }
-        let part = self.plain(tar)?;
-        match archive::open_file(&part.file, &part.path, name, wanted)? {
-            Opened::Image(image) => Ok(image),
-            _ => Ok(plain_tar(&part.path)),
-        }
+    /// Copies standard input into a file, inflated on the way. That takes the place of descriptor 0, so that it is there
+    /// even if mini goes on from a copy of its binary.
+    fn spool(&self) -> Result<File> {
+        let directory = cache::directory(self.store)?;
+        let spooled = NewFile::create(&directory)?;
+        let mut file = spooled.file();
+        let tar = tar(Path::new(STDIN));
+        let source = section(&tar, open(&tar.path)?)?;
+        let mut progress = self.progress(&tar, &source);
+        self.inflate(&tar, source, file, &directory, &mut progress, false)?;
+        file.rewind()
+            .map_err(|error| io("seek", &tar.path, error))?;
+        sys::duplicate(sys::borrow(file.as_raw_fd()), 0)
+            .map_err(|errno| Error::sys("dup2", "0", errno))?;
+        dup(file)
     }
 
     /// The image under a name.
-    fn named(&self, path: &Path, held: &mut Held) -> Result<Image> {
+    fn named(&self, path: &Path) -> Result<(Image, Held)> {
         let absent = Error::sys("ROOTFS open", path.as_os_str().as_bytes(), Errno::NOENT);
         #[cfg(feature = "images")]
-        if let Some(name) = path
-            .to_str()
-            .filter(|name| crate::images::check_name(name).is_ok())
+        if let Some(name) = path.to_str()
+            && crate::images::check_name(name).is_ok()
         {
-            let Some(stored) = crate::images::resolve(&self.host.store, name)? else {
-                return Err(absent.hint("nor is there an image of that name"));
-            };
-            let image = stored.image.clone();
-            held.stored = Some(stored);
-            return Ok(image);
+            let found = crate::images::resolve(self.store, name)?;
+            return found.ok_or_else(|| absent.hint("nor is there an image of that name"));
         }
-        let _ = held;
         Err(absent)
-    }
-
-    /// Standard input: a file as it is; else copied into a file first, inflated on the way. That takes the place of
-    /// descriptor 0, so that it is there even if mini goes on from a copy of its binary. What is to be unpacked without
-    /// more ado is not copied, and then cannot be an archive of layers.
-    fn standard_input(&self, spec: &Spec, dry: bool) -> Result<Image> {
-        let name = Path::new(STDIN);
-        let wanted = Wanted {
-            platform: spec.platform.as_deref(),
-            reference: None,
-        };
-        // On a read-only machine there is no place for it yet.
-        let nowhere = self.host.cover.is_some();
-        let streams = dry || nowhere || matches!(spec.store, Store::Unpack | Store::Tmpfs);
-        match archive::open_file(&open(name)?, name, name, &wanted)? {
-            Opened::Image(image) => return Ok(image),
-            Opened::Inflate(tar) => return self.inflated(&tar, name, &wanted, dry),
-            Opened::Stream if streams => return Ok(plain_tar(name)),
-            Opened::Stream => {}
-        }
-        let directory = cache::directory(&self.host.store)?;
-        let spooled = NewFile::create(&directory)?;
-        self.inflate(&tar(name), open(name)?, spooled.file(), &directory)?;
-        (spooled.file().rewind()).map_err(|error| Error::io("seek", STDIN, error))?;
-        sys::duplicate(sys::borrow(spooled.file().as_raw_fd()), 0)
-            .map_err(|errno| Error::sys("dup2", "0", errno))?;
-        match archive::open_file(spooled.file(), name, name, &wanted)? {
-            Opened::Image(image) => Ok(image),
-            _ => Ok(plain_tar(name)),
-        }
     }
 
     /// Mounts an index of the archives on `image{number}`, below the working directory.
     pub fn index(&self, stack: &Stack, number: usize) -> Result<Brought> {
-        let store = &self.host.store;
-        let stream =
-            |tar: &&Tar| std::fs::metadata(&tar.path).is_ok_and(|status| !status.is_file());
-        if let Some(tar) = stack.tars.iter().find(stream) {
-            return Ok(Brought::Not(format!(
-                "{}: not a regular file",
-                show(&tar.path)
-            )));
-        }
-        let mut parts = Vec::new();
         for tar in &stack.tars {
-            parts.push(self.plain(tar)?);
+            if std::fs::metadata(&tar.path).is_ok_and(|status| !status.is_file()) {
+                let path = show(&tar.path);
+                return Ok(Brought::Not(format!("{path}: not a regular file")));
+            }
         }
-        let inflated = || {
-            let cache = store.join("cache");
-            (parts.iter()).filter(move |part| part.path.starts_with(&cache))
-        };
-        let suffix = match stack.whiteouts() {
+        // With the names that errors have for them; and those in the cache.
+        let (mut parts, mut inflated) = (Vec::new(), Vec::new());
+        let cache = self.store.join("cache");
+        // A file without a name cannot come again.
+        let mut lasting = true;
+        for tar in &stack.tars {
+            let (section, path) = self.plain(tar)?;
+            lasting &= linked(&section.file, &path);
+            parts.push((tar.path.as_os_str().as_bytes().to_vec(), section));
+            if path.starts_with(&cache) {
+                inflated.push(path);
+            }
+        }
+        let kind = match stack.whiteouts() {
             Whiteouts::Ordinary => "index",
             Whiteouts::Remove => "layers.index",
             Whiteouts::Overlay { userxattr: true } => "user.index",
             Whiteouts::Overlay { userxattr: false } => "trusted.index",
         };
-        let ranges: Vec<_> = (parts.iter())
-            .map(|part| (&part.file, part.offset, Some(part.size)))
-            .collect();
-        // A file without a name cannot come again.
-        let name = match parts
-            .iter()
-            .all(|part| cache::linked(&part.file, &part.path))
-        {
-            true => cache::name(&ranges, &suffix_for(suffix, &stack.tars))?,
+        let mut ranges = Vec::new();
+        for (_, section) in &parts {
+            ranges.push((&section.file, section.offset, Some(section.left)));
+        }
+        let name = match lasting {
+            true => cache::name(&ranges, &suffix(kind, &stack.tars))?,
             false => None,
         };
-        let sections = || -> Result<_> {
-            let mut sections = Vec::new();
-            for (part, tar) in parts.iter().zip(&stack.tars) {
-                sections.push(part.section(&tar.path)?);
+        let mut made = None;
+        let (file, _) = self.cached(name, &mut |file| {
+            for ((_, section), tar) in parts.iter().zip(&stack.tars) {
+                self.verify(section, tar)?;
             }
-            Ok(sections)
-        };
-        let (mut made, mut why) = (None, None);
-        let mut fill = |file: &File| {
-            for (part, tar) in parts.iter().zip(&stack.tars) {
-                self.verify(part, tar)?;
-            }
-            let indexed = index::index(&sections()?, stack.whiteouts(), file).inspect_err(|_| {
+            let indexed = index::index(&parts, stack.whiteouts(), file).inspect_err(|_| {
                 // What turns out to be no tar is not kept inflated.
-                for part in inflated() {
-                    cache::remove(&part.path, false, |file| !cache::in_use(file));
+                for path in &inflated {
+                    Removal::default().file(path, &cache::unused);
                 }
             });
-            match indexed? {
-                Ok(indexed) => made = Some(indexed),
-                Err(reason) => why = Some(reason),
-            }
             // What cannot be indexed leaves an empty index, so that the next start need not try.
+            made = Some(indexed?);
             Ok(())
-        };
-        let cached = match &name {
-            Some(name) => cache::get(store, name)?,
-            None => None,
-        };
-        let file = match (cached, &name) {
-            (Some(file), _) => file,
-            (None, Some(name)) => cache::make(store, name, || self.interrupted(), &mut fill)?,
-            (None, None) => {
-                let new = NewFile::create(&cache::directory(store)?)?;
-                fill(new.file())?;
-                dup(new.file())?
+        })?;
+        let size = file.metadata().map_or(0, |status| status.len());
+        let made = match made {
+            Some(Err(why)) => return Ok(Brought::Not(why.to_string())),
+            None if size == 0 => {
+                let why = "it was tried before, and cannot be indexed";
+                return Ok(Brought::Not(why.to_owned()));
             }
+            Some(Ok(made)) => format!(
+                "{} members, {} nodes, index of {} bytes made",
+                made.members, made.nodes, made.size
+            ),
+            None => format!("index of {size} bytes from the cache"),
         };
-        if let Some(why) = why {
-            return Ok(Brought::Not(why.to_string()));
-        }
-        let sections = sections()?;
-        let devices = index::devices(&sections)?;
+        let devices = index::devices(&parts)?;
         let mut files = Vec::new();
-        for (device, (_, section)) in devices.iter().zip(sections) {
-            if *device == files.len() {
+        for (device, (_, section)) in devices.into_iter().zip(parts) {
+            if device == files.len() {
                 files.push(section.file);
             }
         }
-        let size = file.metadata().map_or(0, |status| status.len());
-        if size == 0 {
-            return Ok(Brought::Not(
-                "it was tried before, and cannot be indexed".into(),
-            ));
-        }
         let first = &stack.tars[0].path;
-        let label = show(first);
         let how = mount::share(file, number as u32, |index, at| {
             mount::erofs(first.as_os_str().as_bytes(), index, &files, at)
         });
-        drop(files);
         // Closes them: from here on none of this process's descriptors of what is held goes.
-        let paths: Vec<PathBuf> = parts.into_iter().map(|part| part.path).collect();
-        for path in paths
-            .iter()
-            .filter(|path| path.starts_with(store.join("cache")))
-        {
+        drop(files);
+        for path in &inflated {
             cache::hold(path);
         }
-        Ok(match (how, made) {
-            (Err(why), _) => Brought::Not(why.to_string()),
-            (Ok(how), None) => Brought::Mounted(format!(
-                "{label}: index of {size} bytes from the cache, {how}"
-            )),
-            (Ok(how), Some(made)) => {
-                let index::Indexed {
-                    members,
-                    nodes,
-                    size,
-                } = made;
-                let text = format!(
-                    "{label}: {members} members, {nodes} nodes, index of {size} bytes made, {how}"
-                );
-                Brought::Mounted(text)
-            }
+        Ok(match how {
+            Err(why) => Brought::Not(why.to_string()),
+            Ok(how) => Brought::Mounted(format!("{}: {made}, {how}", show(first))),
         })
     }
 
@@ -332,10 +279,10 @@ impl Layers<'_> {
             false => cache::name(&[(&file, 0, None)], "key")?,
         };
         let mount = |at: &CStr| mount::filesystem(name, &file, fstype, at);
-        let Some(key) = key else {
+        if key.is_none() {
             return mount(crate::plan::leak(format!("image{number}")));
-        };
-        let key = cache::make(&self.host.store, &key, || self.interrupted(), |_| Ok(()))?;
+        }
+        let (key, _) = self.cached(key, &mut |_| Ok(()))?;
         mount::share(key, number as u32, |_, at| mount(at))
     }
 
@@ -345,149 +292,136 @@ impl Layers<'_> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, target, flags, Mode::empty())
             .map_err(|errno| Error::sys("open", target, errno))?;
-        let limit = free(to)?;
-        let (mut room, mut room_name) = (limit, to.display().to_string());
+        let free = free(to)?;
+        let mut options = unpack::Options {
+            in_userns,
+            limit: free,
+            limit_name: to.display().to_string(),
+            whiteouts: stack.whiteouts(),
+        };
         let mut sources = Vec::new();
         for tar in &stack.tars {
-            let source = self.source(tar, open(&tar.path)?)?;
-            if let Some(given) = self.limit.filter(|given| *given < limit)
+            let section = section(tar, open(&tar.path)?)?;
+            if let Some(given) = self.limit.filter(|given| *given < free)
                 && (tar.compression.is_some() || tar.path == Path::new(STDIN))
             {
-                (room, room_name) = (given, "the --image-limit".to_owned());
+                (options.limit, options.limit_name) = (given, "the --image-limit".to_owned());
             }
-            if source.sized && source.section.left > limit {
-                return Err(short(source.section.left, limit, to));
-            }
-            sources.push((source, tar.clone(), self.digests(tar)));
+            fits(&section, free, to)?;
+            sources.push((section, tar.clone()));
         }
         Ok(Unpacking {
+            layers: self,
             root,
             sources,
-            options: unpack::Options {
-                in_userns,
-                limit: room,
-                limit_name: room_name,
-                whiteouts: stack.whiteouts(),
-            },
+            options,
         })
     }
 
-    /// The archive as a plain tar: itself, or inflated into the cache.
-    fn plain(&self, tar: &Tar) -> Result<Part> {
-        let file = open(&tar.path)?;
-        let size = length(&file)?.saturating_sub(tar.offset);
-        let part = Part {
-            file,
-            path: tar.path.clone(),
-            offset: tar.offset,
-            size: tar.size.unwrap_or(size),
-        };
-        if tar.compression.is_none() {
-            return Ok(part);
-        }
-        let store = &self.host.store;
-        let suffix = suffix_for("tar", std::slice::from_ref(tar));
-        let name = cache::name(&[(&part.file, tar.offset, tar.size)], &suffix)?;
-        let directory = cache::directory(store)?;
+    /// The entry of the cache of this name, or without a name a file that goes with its descriptors, which `fill` writes
+    /// if it is not there; and its path.
+    fn cached(
+        &self,
+        name: Option<String>,
+        fill: &mut dyn FnMut(&File) -> Result<()>,
+    ) -> Result<(File, PathBuf)> {
+        let directory = cache::directory(self.store)?;
         let Some(name) = name else {
             let new = NewFile::create(&directory)?;
-            self.inflate(tar, dup(&part.file)?, new.file(), &directory)?;
-            return Ok(Part {
-                size: length(new.file())?,
-                path: new.path().to_owned(),
-                offset: 0,
-                file: dup(new.file())?,
-            });
+            fill(new.file())?;
+            return Ok((dup(new.file())?, new.path().to_owned()));
         };
-        let file = match cache::get(store, &name)? {
-            Some(file) => file,
-            None => cache::make(
-                store,
-                &name,
-                || self.interrupted(),
-                |file| self.inflate(tar, dup(&part.file)?, file, &directory),
-            )?,
-        };
-        Ok(Part {
-            size: length(&file)?,
-            path: directory.join(name),
-            offset: 0,
-            file,
-        })
+        let interrupted = || (self.interrupts).is_some_and(|signals| !wait_for(signals, None));
+        let file = cache::make(self.store, &name, &interrupted, fill)?;
+        Ok((file, directory.join(name)))
     }
 
-    /// `file` is the archive's: opened again, its path could lead to another file than the one the entry is named after.
-    fn inflate(&self, tar: &Tar, file: File, to: &File, directory: &Path) -> Result<()> {
+    /// The archive as a plain tar: itself, or inflated into the cache; and its path.
+    fn plain(&self, tar: &Tar) -> Result<(Section, PathBuf)> {
+        let archive = section(tar, open(&tar.path)?)?;
+        if tar.compression.is_none() {
+            return Ok((archive, tar.path.clone()));
+        }
+        let suffix = suffix("tar", std::slice::from_ref(tar));
+        let name = cache::name(&[(&archive.file, tar.offset, tar.size)], &suffix)?;
+        let cache = self.store.join("cache");
+        let (file, path) = self.cached(name, &mut |to| {
+            // Opened again, its path could lead to another file than the one the entry is named after.
+            let (source, mut progress) = (copy(&archive)?, self.progress(tar, &archive));
+            self.inflate(tar, source, to, &cache, &mut progress, false)
+                .map(drop)
+        })?;
+        Ok((section(&self::tar(&path), file)?, path))
+    }
+
+    /// Writes the plain bytes of an archive to a file in `directory`; returns their digest if it is known what it has to
+    /// be, or if `always`.
+    pub fn inflate(
+        &self,
+        tar: &Tar,
+        section: Section,
+        to: &File,
+        directory: &Path,
+        progress: &mut Progress<'_>,
+        always: bool,
+    ) -> Result<Option<Sha256>> {
         let name = tar.path.as_os_str().as_bytes();
         let free = free(directory)?;
-        let mut source = self.source(tar, file)?;
-        if source.sized && source.section.left > free {
-            return Err(short(source.section.left, free, directory));
-        }
+        fits(&section, free, directory)?;
+        let mut source = Source { section, progress };
         let limit = self.limit.unwrap_or(free / 2);
         let to = (to, directory.as_os_str().as_bytes());
         #[cfg(feature = "images")]
-        digest::inflate_checked(&mut source, name, to, limit, self.digests(tar), false)?;
+        {
+            let digests = (tar.digest, tar.diff_id);
+            digest::inflate_checked(&mut source, name, to, limit, digests, always)
+        }
         #[cfg(not(feature = "images"))]
-        inflate::inflate(&mut source, name, to, limit, &mut |_| {})?;
-        Ok(())
+        {
+            let _ = always;
+            inflate::inflate(&mut source, name, to, limit, &mut |_| {}).map(|_| None)
+        }
     }
 
     /// Reads a plain tar whose digest is known.
-    fn verify(&self, part: &Part, tar: &Tar) -> Result<()> {
+    fn verify(&self, section: &Section, tar: &Tar) -> Result<()> {
         #[cfg(feature = "images")]
         if let (Some(digest), _) = self.digests(tar)
             && tar.compression.is_none()
         {
-            let name = tar.path.as_os_str().as_bytes();
-            digest::verify(&mut self.source(tar, dup(&part.file)?)?, name, digest)?;
+            let mut source = Source {
+                section: copy(section)?,
+                progress: &mut self.progress(tar, section),
+            };
+            digest::verify(&mut source, tar.path.as_os_str().as_bytes(), digest)?;
         }
-        let _ = (part, tar);
+        let _ = (section, tar);
         Ok(())
     }
 
     /// What an archive's bytes, and the inflated ones, have to hash to; the store's own were verified when they came.
-    fn digests(&self, tar: &Tar) -> Digests {
-        match tar.path.starts_with(self.host.store.join("blobs")) {
+    #[cfg(feature = "images")]
+    fn digests(&self, tar: &Tar) -> (Option<Sha256>, Option<Sha256>) {
+        match tar.path.starts_with(self.store.join("blobs")) {
             true => (None, None),
             false if tar.compression.is_none() => (tar.digest.or(tar.diff_id), None),
             false => (tar.digest, tar.diff_id),
         }
     }
 
-    fn source(&self, tar: &Tar, file: File) -> Result<Source<'_>> {
-        let length = length(&file)?;
-        let left = tar.size.unwrap_or(length.saturating_sub(tar.offset));
-        let sized = length > 0;
-        Ok(Source {
-            progress: Progress::new(
-                tar.path.as_os_str().as_bytes(),
-                sized.then_some(left),
-                self.quiet,
-            ),
-            section: Section {
-                file,
-                offset: tar.offset,
-                left,
-            },
-            sized,
-            interrupts: self.interrupts,
-        })
-    }
-
-    fn interrupted(&self) -> bool {
-        self.interrupts
-            .is_some_and(|interrupts| !wait_for(interrupts, None))
+    /// Of reading an archive.
+    fn progress(&self, tar: &Tar, section: &Section) -> Progress<'a> {
+        let name = tar.path.as_os_str().as_bytes();
+        let total = if section.left == ALL { 0 } else { section.left };
+        Progress::new(name, total, self.quiet, self.interrupts)
     }
 }
 
-/// As [`Layers::digests`].
-type Digests = (Option<Sha256>, Option<Sha256>);
-
 /// Archives about to be unpacked.
 pub struct Unpacking<'a> {
+    layers: &'a Layers<'a>,
     root: OwnedFd,
-    sources: Vec<(Source<'a>, Tar, Digests)>,
+    sources: Vec<(Section, Tar)>,
     options: unpack::Options,
 }
 
@@ -495,15 +429,16 @@ impl Unpacking<'_> {
     /// Unpacks them; returns a line about it.
     pub fn run(self) -> Result<String> {
         let mut unpacker = unpack::Unpacker::new(self.root.as_fd(), &self.options)?;
-        for (mut source, tar, digests) in self.sources {
+        for (section, tar) in self.sources {
             let name = tar.path.as_os_str().as_bytes();
+            let progress = &mut self.layers.progress(&tar, &section);
+            let mut source = Source { section, progress };
             #[cfg(feature = "images")]
-            digest::checked(&mut source, name, digests, |source| {
+            digest::checked(&mut source, name, self.layers.digests(&tar), |source| {
                 unpacker.layer(source, name)
             })?;
             #[cfg(not(feature = "images"))]
             unpacker.layer(&mut source, name)?;
-            let _ = digests;
         }
         let report = unpacker.finish()?;
         Ok(format!(
@@ -517,75 +452,72 @@ impl Unpacking<'_> {
     }
 }
 
-impl Part {
-    /// With the name that errors have for it.
-    fn section(&self, name: &Path) -> Result<(Vec<u8>, Section)> {
-        let name = name.as_os_str().as_bytes();
-        let file = dup(&self.file)?;
-        let (offset, left) = (self.offset, self.size);
-        Ok((name.to_vec(), Section { file, offset, left }))
-    }
-}
-
 /// An archive as it is read: it counts for the progress bar, and fails once a signal has come, so that Ctrl-C ends the
 /// reading of a large or slow one.
-struct Source<'a> {
+struct Source<'p, 'a> {
     section: Section,
-    /// Whether it is a file, of a known size.
-    sized: bool,
-    progress: Progress,
-    interrupts: Option<&'a OwnedFd>,
+    progress: &'p mut Progress<'a>,
 }
 
-impl Read for Source<'_> {
+impl Read for Source<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if let Some(interrupts) = self.interrupts
-            && !wait_for(interrupts, Some(sys::borrow(self.section.file.as_raw_fd())))
-        {
+        let file = &mut self.section.file;
+        if !self.progress.wait(sys::borrow(file.as_raw_fd())) {
             return Err(std::io::Error::from_raw_os_error(
                 Errno::CANCELED.raw_os_error(),
             ));
         }
-        let count = match self.sized {
-            true => self.section.read(buffer)?,
-            false => self.section.file.read(buffer)?,
+        let count = match self.section.left {
+            ALL => file.read(buffer)?,
+            _ => self.section.read(buffer)?,
         };
-        self.progress.add(count as u64);
+        self.progress.add(count);
         Ok(count)
     }
 }
 
 const STDIN: &str = "-";
 
+/// What is left of an archive whose size is not known: it is read from where it is.
+const ALL: u64 = u64::MAX;
+
+/// Where in an opened file an archive is.
+pub fn section(tar: &Tar, file: File) -> Result<Section> {
+    let length = file.metadata().map(|status| match status.is_file() {
+        true => status.len().saturating_sub(tar.offset),
+        false => ALL,
+    });
+    let length = length.map_err(|error| Error::io("fstat", "image", error))?;
+    Ok(Section {
+        file,
+        offset: tar.offset,
+        left: tar.size.unwrap_or(length),
+    })
+}
+
 /// `-` is standard input. O_NONBLOCK: opening a fifo must not wait for a writer where no signal ends the wait.
-fn open(path: &Path) -> Result<File> {
-    let name = path.as_os_str().as_bytes();
-    let opened = match name == STDIN.as_bytes() {
+pub fn open(path: &Path) -> Result<File> {
+    let opened = match path.as_os_str() == STDIN {
         true => std::os::fd::AsFd::as_fd(&std::io::stdin())
             .try_clone_to_owned()
             .map(File::from),
-        false => {
-            let mut options = File::options();
-            options.read(true).custom_flags(raw::O_NONBLOCK as i32);
-            options.open(path)
-        }
+        false => (File::options().read(true))
+            .custom_flags(raw::O_NONBLOCK as i32)
+            .open(path),
     };
-    opened.map_err(|error| Error::io("open", name, error))
+    opened.map_err(|error| io("open", path, error))
 }
 
 fn dup(file: &File) -> Result<File> {
     (file.try_clone()).map_err(|error| Error::io("dup", "image", error))
 }
 
-/// Bytes in a file; 0 if it is none.
-fn length(file: &File) -> Result<u64> {
-    let status = file
-        .metadata()
-        .map_err(|error| Error::io("fstat", "image", error))?;
-    Ok(if status.is_file() { status.len() } else { 0 })
+fn copy(section: &Section) -> Result<Section> {
+    let file = dup(&section.file)?;
+    Ok(Section { file, ..*section })
 }
 
-fn tar(path: &Path) -> Tar {
+pub fn tar(path: &Path) -> Tar {
     Tar {
         path: path.to_owned(),
         offset: 0,
@@ -598,36 +530,27 @@ fn tar(path: &Path) -> Tar {
 
 /// What an entry of the cache ends in: the digests that were verified when it was made are part of its name, so that the
 /// same file is looked at again if others are wanted.
-fn suffix_for(kind: &str, tars: &[Tar]) -> String {
+fn suffix(kind: &str, tars: &[Tar]) -> String {
     #[cfg(feature = "images")]
     {
-        let digests = tars.iter().flat_map(|tar| [tar.digest, tar.diff_id]);
-        let digests: Vec<u8> = digests.flatten().flatten().collect();
+        let mut digests = Vec::new();
+        for tar in tars {
+            for digest in [&tar.digest, &tar.diff_id] {
+                digests.extend_from_slice(digest.as_ref().map_or(&[], |digest| digest));
+            }
+        }
         if !digests.is_empty() {
-            let hash = digest::hex(&digest::sha256(&digests));
-            return format!("{}.{kind}", hash.get(..16).unwrap_or_default());
+            let mut suffix = digest::hex(&digest::sha256(&digests));
+            suffix.truncate(16);
+            return suffix + "." + kind;
         }
     }
     let _ = tars;
     kind.to_owned()
 }
 
-/// An image that is one archive.
-fn plain_tar(path: &Path) -> Image {
-    Image {
-        layers: vec![Layer::Tar(tar(path))],
-        config: Config::default(),
-    }
-}
-
-/// Bytes that a compressed archive may become in the store: half of what is free, unless given.
-#[cfg(feature = "images")]
-pub fn limit(spec: &Spec, store: &Path) -> Result<u64> {
-    spec.image_limit.map_or_else(|| Ok(free(store)? / 2), Ok)
-}
-
 /// Bytes that can be written below a directory. What is in memory must also fit there.
-fn free(directory: &Path) -> Result<u64> {
+pub fn free(directory: &Path) -> Result<u64> {
     // It may have to be made first.
     let there = directory.ancestors().find(|path| path.exists());
     let name = there.unwrap_or(directory).as_os_str().as_bytes();
@@ -637,10 +560,8 @@ fn free(directory: &Path) -> Result<u64> {
         0 => u64::MAX,
         _ => space.f_bavail.saturating_mul(space.f_frsize),
     };
-    let kind = statfs(name)
-        .map_err(|errno| Error::sys("statfs", name, errno))?
-        .f_type as u32;
-    match kind {
+    let kind = statfs(name).map_err(|errno| Error::sys("statfs", name, errno))?;
+    match kind.f_type as u32 {
         0x0102_1994 | 0x8584_58f6 => Ok(free.min(available_memory())), // tmpfs, ramfs: linux/magic.h
         _ => Ok(free),
     }
@@ -649,14 +570,27 @@ fn free(directory: &Path) -> Result<u64> {
 /// Bytes of memory that can be had without swapping (proc(5), MemAvailable, Linux 3.14).
 fn available_memory() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let number = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    number.map_or(u64::MAX, |number| number.saturating_mul(1024))
+    let (_, rest) = text.split_once("MemAvailable:").unwrap_or_default();
+    let (number, _) = rest.split_once(" kB").unwrap_or_default();
+    let number = number.trim_ascii().parse().unwrap_or(u64::MAX);
+    number.saturating_mul(1024)
 }
 
-fn short(needed: u64, free: u64, directory: &Path) -> Error {
+/// An error if an archive has more bytes than are free.
+fn fits(section: &Section, free: u64, directory: &Path) -> Result<()> {
+    match section.left {
+        ALL => Ok(()),
+        needed => room(needed, free, directory),
+    }
+}
+
+/// An error if more is needed than is free in a directory.
+pub fn room(needed: u64, free: u64, directory: &Path) -> Result<()> {
+    if needed <= free {
+        return Ok(());
+    }
     let directory = show(directory);
-    error!("needs {needed} bytes, only {free} free in {directory}")
+    Err(error!(
+        "needs {needed} bytes, only {free} free in {directory}"
+    ))
 }

@@ -1,53 +1,74 @@
 //! A progress bar on the terminal that standard error is, for what takes more than a moment.
 //!
 //! One line that is written over itself: bytes, rate and the time that is left. Nothing else learns of it: where
-//! standard error is not a terminal, or with `--quiet`, nothing is written at all.
+//! standard error is not a terminal, or with `--quiet`, nothing is written at all. Such work ends when a signal comes that
+//! ends mini, so whoever tells its progress hears of that.
 
 use std::io::IsTerminal;
 
 use linux_raw_sys::general::CLOCK_MONOTONIC;
+use rustix::fd::{BorrowedFd, OwnedFd};
 
-use crate::error::{quote, say};
+use crate::error::{Result, error, quote, say};
+use crate::run::wait_for;
 
 /// Nanoseconds until it appears, and between two lines.
 const PATIENCE: u64 = 500_000_000;
 const PAUSE: u64 = 100_000_000;
 
-pub struct Progress {
-    label: String,
-    /// Bytes at the end, if that is known.
-    total: Option<u64>,
-    done: u64,
+pub struct Progress<'a> {
+    /// Quoted.
+    name: String,
+    /// Bytes at the end; 0 if that is not known.
+    pub total: u64,
+    pub done: u64,
     /// Nanoseconds; nothing is shown before `next`.
     began: u64,
     next: u64,
     visible: bool,
+    /// Can be read when a signal has come that ends mini; none where signals have their usual effect.
+    interrupts: Option<&'a OwnedFd>,
 }
 
-impl Progress {
-    /// For so many bytes of what is called `label`; `quiet` shows nothing.
-    pub fn new(label: &[u8], total: Option<u64>, quiet: bool) -> Progress {
+impl<'a> Progress<'a> {
+    /// Of reading or writing what is called `name`, of so many bytes; `quiet` shows nothing.
+    pub fn new(
+        name: &[u8],
+        total: u64,
+        quiet: bool,
+        interrupts: Option<&'a OwnedFd>,
+    ) -> Progress<'a> {
         let silent = quiet || !std::io::stderr().is_terminal();
         let began = if silent { 0 } else { now() };
-        let label = label.rsplit(|byte| *byte == b'/').next().unwrap_or(label);
         Progress {
-            label: quote(label).trim_matches('"').chars().take(24).collect(),
-            total: total.filter(|total| *total > 0),
+            name: quote(name),
+            total,
             done: 0,
             began,
             next: if silent { u64::MAX } else { began + PATIENCE },
             visible: false,
+            interrupts,
+        }
+    }
+
+    /// Waits until `source` can be read; false if a signal has come.
+    pub fn wait(&self, source: BorrowedFd<'_>) -> bool {
+        (self.interrupts).is_none_or(|interrupts| wait_for(interrupts, Some(source)))
+    }
+
+    /// An error if a signal has come.
+    pub fn check(&self) -> Result<()> {
+        match self.interrupts {
+            Some(interrupts) if !wait_for(interrupts, None) => {
+                Err(error!("{}: interrupted", self.name))
+            }
+            _ => Ok(()),
         }
     }
 
     /// Takes note of more bytes.
-    pub fn add(&mut self, bytes: u64) {
-        self.at(self.done + bytes);
-    }
-
-    /// Takes note of how many bytes there were so far.
-    pub fn at(&mut self, bytes: u64) {
-        self.done = bytes;
+    pub fn add(&mut self, bytes: usize) {
+        self.done += bytes as u64;
         if self.next == u64::MAX {
             return;
         }
@@ -62,16 +83,15 @@ impl Progress {
     }
 
     fn line(&self, milliseconds: u64) -> String {
+        let last = self.name.rsplit('/').next().unwrap_or_default();
+        let label: String = last.trim_matches('"').chars().take(24).collect();
         let rate = self.done.saturating_mul(1000) / milliseconds.max(1);
-        let (label, done, per_second) = (&self.label, size(self.done), size(rate));
-        let Some(total) = self.total else {
+        let (done, total, per_second) = (size(self.done), self.total, size(rate));
+        if total == 0 {
             return format!("mini: {label} {done}, {per_second}/s");
-        };
-        let part = (self.done.min(total) * 20).checked_div(total).unwrap_or(0) as usize;
-        let left = total
-            .saturating_sub(self.done)
-            .checked_div(rate)
-            .unwrap_or(0);
+        }
+        let part = (self.done.min(total) * 20 / total) as usize;
+        let left = total.saturating_sub(self.done) / rate.max(1);
         format!(
             "mini: {label} [{:20}] {done} of {}, {per_second}/s, {}:{:02} left",
             &"####################"[..part],
@@ -82,7 +102,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for Progress<'_> {
     fn drop(&mut self) {
         if self.visible {
             say("\r\x1b[K");
@@ -115,13 +135,13 @@ mod tests {
 
     #[test]
     fn a_line_tells_bytes_rate_and_time_left() {
-        let mut progress = Progress::new(b"/x/debian.tar", Some(200_000_000), true);
+        let mut progress = Progress::new(b"/x/debian.tar", 200_000_000, true, None);
         progress.add(50_000_000);
         assert_eq!(
             progress.line(500),
             "mini: debian.tar [#####               ] 50 MB of 200 MB, 100 MB/s, 0:01 left"
         );
-        progress.total = None;
+        progress.total = 0;
         assert_eq!(progress.line(1), "mini: debian.tar 50 MB, 50 GB/s");
         assert_eq!(size(999_499), "999 kB");
     }
