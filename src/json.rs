@@ -6,7 +6,7 @@
 //!
 //! Left out: writing anything but strings; floating point.
 
-use std::fmt;
+use std::{fmt, slice};
 
 use json_event_parser::{JsonEvent, LowLevelJsonParser};
 
@@ -28,11 +28,10 @@ const DEPTH: usize = 32;
 
 /// The only value in the text. An error names line and column, in bytes from 1.
 pub fn parse(text: &[u8]) -> Result<Value> {
-    let parser = LowLevelJsonParser::new();
     let mut reader = Reader {
         text,
         at: 0,
-        parser,
+        parser: LowLevelJsonParser::new(),
     };
     let event = reader.next()?;
     let value = reader.value(event, 0)?;
@@ -101,10 +100,9 @@ impl<'a> Reader<'a> {
         let before = &self.text[..self.at.min(self.text.len())];
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
         let column = 1 + before
-            .iter()
-            .rev()
-            .take_while(|byte| **byte != b'\n')
-            .count();
+            .rsplit(|byte| *byte == b'\n')
+            .next()
+            .map_or(0, <[u8]>::len);
         let what = what.replace(|c: char| c < ' ' || ('\x7f'..'\u{a0}').contains(&c), "?");
         format!("line {line}, column {column}: {what}").into()
     }
@@ -180,64 +178,61 @@ impl<'v, 'p> Node<'v, 'p> {
     }
 
     pub fn need<'c>(&'c self, key: &'c str) -> Result<Node<'v, 'c>> {
-        let missing = || self.error(&format!("no {key}"));
+        let missing = || self.error(&["no ", key].concat());
         self.get(key).ok_or_else(missing)
     }
 
-    /// An object in which no key comes twice. (Sorted, as a hostile one may have a million.)
+    /// The string that is an object's key's value; empty if it is missing.
+    pub fn text_of(&self, key: &str) -> Result<&'v str> {
+        self.get(key).map_or(Ok(""), |node| node.text())
+    }
+
+    /// An object in which no key comes twice.
     pub fn object(&self) -> Result<&'v [(String, Value)]> {
         let Value::Object(pairs) = self.value else {
             return Err(self.error("not an object"));
         };
-        let mut keys: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect();
-        keys.sort_unstable();
-        match keys.windows(2).any(|keys| keys[0] == keys[1]) {
-            true => Err(self.error("a key comes twice")),
-            false => Ok(pairs),
+        // A hostile one may have a million.
+        let mut known = std::collections::BTreeMap::<Vec<u8>, usize>::new();
+        for (key, _) in pairs {
+            if known.insert(key.as_bytes().to_vec(), 0).is_some() {
+                return Err(self.error("a key comes twice"));
+            }
         }
+        Ok(pairs)
     }
 
-    /// The keys and values of an object in this one, which may be missing. The values say only which object they are in.
-    pub fn entries<'c>(
-        &'c self,
-        key: &'c str,
-    ) -> Result<impl Iterator<Item = (&'v str, Node<'v, 'c>)>> {
-        let pairs = self.get(key).map_or(Ok(&[][..]), |node| node.object())?;
-        let place = Some((self, Step::Key(key)));
-        let node = move |value| Node { value, place };
-        Ok(pairs
-            .iter()
-            .map(move |(key, value)| (key.as_str(), node(value))))
+    /// A member's value, which errors call as they call this node: the names of some members may be anything.
+    pub fn with(&self, value: &'v Value) -> Node<'v, 'p> {
+        Node { value, ..*self }
     }
 
     /// The items of an array in this object, which may be missing.
-    pub fn items<'c>(&'c self, key: &'c str) -> Result<impl Iterator<Item = Node<'v, 'c>>> {
-        let items = match self.get(key) {
-            None => &[],
-            Some(Node {
-                value: Value::Array(items),
-                ..
-            }) => items.as_slice(),
-            Some(node) => return Err(node.error("not an array")),
-        };
-        Ok(self.list(key, items))
+    pub fn items<'c>(&'c self, key: &'c str) -> Result<Items<'v, 'c>> {
+        match self.get(key) {
+            None => Ok(self.list(key, &[])),
+            Some(node) => match node.value {
+                Value::Array(items) => Ok(self.list(key, items)),
+                _ => Err(node.error("not an array")),
+            },
+        }
     }
 
     /// The items of this array, which is the whole document; None if it is something else.
-    pub fn array(&self) -> Option<impl Iterator<Item = Node<'v, '_>>> {
+    pub fn array(&self) -> Option<Items<'v, '_>> {
         match self.value {
             Value::Array(items) => Some(self.list("", items)),
             _ => None,
         }
     }
 
-    fn list<'c>(&'c self, key: &'c str, items: &'v [Value]) -> impl Iterator<Item = Node<'v, 'c>> {
-        let place = move |index| Some((self, Step::Index(key, index)));
-        let items = items.iter().enumerate();
-        items.map(move |(index, value)| Node {
-            value,
-            place: place(index),
-        })
+    fn list<'c>(&'c self, key: &'c str, items: &'v [Value]) -> Items<'v, 'c> {
+        Items {
+            parent: self,
+            key,
+            items: items.iter(),
+            index: 0,
+        }
     }
 
     pub fn text(&self) -> Result<&'v str> {
@@ -258,18 +253,48 @@ impl<'v, 'p> Node<'v, 'p> {
     }
 }
 
+/// The items of an array, one after the other.
+pub struct Items<'v, 'p> {
+    parent: &'p Node<'v, 'p>,
+    key: &'p str,
+    items: slice::Iter<'v, Value>,
+    index: usize,
+}
+
+impl<'v, 'p> Iterator for Items<'v, 'p> {
+    type Item = Node<'v, 'p>;
+
+    fn next(&mut self) -> Option<Node<'v, 'p>> {
+        let value = self.items.next()?;
+        let step = Step::Index(self.key, self.index);
+        self.index += 1;
+        let place = Some((self.parent, step));
+        Some(Node { value, place })
+    }
+}
+
 /// A string as JSON has it, with its quotes. JSON is UTF-8: other bytes become U+FFFD.
 pub fn string(text: &[u8]) -> String {
     let mut json = String::from("\"");
-    for c in String::from_utf8_lossy(text).chars() {
-        match c {
-            '"' | '\\' => json.extend(['\\', c]),
-            '\0'..' ' => json.push_str(&format!("\\u{:04x}", u32::from(c))),
-            _ => json.push(c),
+    for chunk in text.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' | '\\' => json.extend(['\\', c]),
+                '\0'..' ' => json.push_str(&format!("\\u{:04x}", u32::from(c))),
+                _ => json.push(c),
+            }
+        }
+        if !chunk.invalid().is_empty() {
+            json.push('\u{fffd}');
         }
     }
     json.push('"');
     json
+}
+
+/// An array or object, as the brackets are, of what is JSON already.
+pub fn join(brackets: [&str; 2], items: &[String]) -> String {
+    [brackets[0], &items.join(","), brackets[1]].concat()
 }
 
 #[cfg(test)]

@@ -34,13 +34,14 @@ pub fn from_text(text: &[u8]) -> Result<Vec<u8>, &'static str> {
             entries.push(entry(line)?);
         }
     }
-    // posix_acl_valid() of the kernel wants them in this order; GNU tar writes them so, bsdtar does not.
-    entries.sort_unstable();
     let mut value = VERSION.to_le_bytes().to_vec();
-    for (tag, id, permissions) in entries {
-        value.extend(tag.to_le_bytes());
-        value.extend(permissions.to_le_bytes());
-        value.extend(id.to_le_bytes());
+    // posix_acl_valid() of the kernel wants them in this order; GNU tar writes them so, bsdtar does not.
+    for tag in [USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER] {
+        for entry in entries.iter().filter(|entry| entry.0 == tag) {
+            value.extend(tag.to_le_bytes());
+            value.extend(entry.2.to_le_bytes());
+            value.extend(entry.1.to_le_bytes());
+        }
     }
     Ok(value)
 }
@@ -84,31 +85,36 @@ fn entry(line: &[u8]) -> Result<(u16, u32, u16), &'static str> {
         return Ok((tag, NO_ID, bits));
     }
     let digits = if id.is_empty() { qualifier } else { id };
-    let id = std::str::from_utf8(digits)
-        .ok()
-        .and_then(|id| id.parse().ok());
-    let id = id.filter(|&id| id != NO_ID);
-    id.map(|id| (tag, id, bits))
-        .ok_or("its access control list has a name without the numeric id")
+    match str::from_utf8(digits).map(str::parse) {
+        Ok(Ok(id)) if id != NO_ID => Ok((tag, id, bits)),
+        _ => Err("its access control list has a name without the numeric id"),
+    }
+}
+
+/// The entries of a list in the kernel's form; None if it is malformed.
+fn entries(list: &[u8]) -> Option<&[[u8; 8]]> {
+    let (entries, rest) = list.strip_prefix(&VERSION.to_le_bytes())?.as_chunks();
+    rest.is_empty().then_some(entries)
+}
+
+/// Tag, permissions and id of an entry.
+fn fields(&[t0, t1, p0, p1, id @ ..]: &[u8; 8]) -> (u16, u16, u32) {
+    let (tag, permissions) = (u16::from_le_bytes([t0, t1]), u16::from_le_bytes([p0, p1]));
+    (tag, permissions, u32::from_le_bytes(id))
 }
 
 /// The permission bits of the mode that a file with this access list has; None if the kernel would not take the list, or
 /// not give it back as it is (posix_acl_valid(), posix_acl_update_mode()).
 pub fn mode(list: &[u8]) -> Option<u32> {
-    let entries = list.strip_prefix(&VERSION.to_le_bytes())?;
     let (mut mode, mut last, mut seen) = (0, 0, 0);
-    for entry in entries.chunks(8) {
-        let &[tag, 0, permissions @ 0..=7, 0, a, b, c, d] = entry else {
-            return None;
-        };
-        let (tag, permissions) = (u16::from(tag), u32::from(permissions));
+    for entry in entries(list)? {
+        let (tag, permissions, id) = fields(entry);
         let named = matches!(tag, USER | GROUP);
-        if tag < last
-            || tag == last && !named
-            || named == (u32::from_le_bytes([a, b, c, d]) == NO_ID)
-        {
+        let in_order = tag > last || tag == last && named;
+        if !in_order || permissions > 7 || named == (id == NO_ID) {
             return None;
         }
+        let permissions = u32::from(permissions);
         match tag {
             USER_OBJ => mode |= permissions << 6,
             // The mask stands for the group, if there is one.
@@ -131,32 +137,23 @@ pub fn mode(list: &[u8]) -> Option<u32> {
 #[cfg(feature = "images")]
 /// The text of a list in the kernel's form, an entry a line, with numbers for names; None if it is malformed.
 pub fn to_text(list: &[u8]) -> Option<String> {
-    let entries = list.strip_prefix(&VERSION.to_le_bytes())?;
     let mut text = String::new();
-    for entry in entries.chunks(8) {
-        let &[t0, t1, permissions, _, a, b, c, d] = entry else {
-            return None;
-        };
-        let (tag, named) = match u16::from_le_bytes([t0, t1]) {
-            USER_OBJ => ("user:", false),
-            USER => ("user:", true),
-            GROUP_OBJ => ("group:", false),
-            GROUP => ("group:", true),
-            MASK => ("mask:", false),
-            OTHER => ("other:", false),
+    for entry in entries(list)? {
+        let (tag, permissions, id) = fields(entry);
+        text.push_str(match tag {
+            USER_OBJ | USER => "user:",
+            GROUP_OBJ | GROUP => "group:",
+            MASK => "mask:",
+            OTHER => "other:",
             _ => return None,
-        };
-        text.push_str(tag);
-        if named {
-            text.push_str(&u32::from_le_bytes([a, b, c, d]).to_string());
+        });
+        if matches!(tag, USER | GROUP) {
+            text.push_str(&id.to_string());
         }
         text.push(':');
-        text.extend(
-            [(4, 'r'), (2, 'w'), (1, 'x')].map(|(bit, letter)| match permissions & bit {
-                0 => '-',
-                _ => letter,
-            }),
-        );
+        for (bit, letter) in [(4, 'r'), (2, 'w'), (1, 'x')] {
+            text.push(if permissions & bit == 0 { '-' } else { letter });
+        }
         text.push('\n');
     }
     Some(text)
@@ -164,13 +161,10 @@ pub fn to_text(list: &[u8]) -> Option<String> {
 
 #[cfg(feature = "images")]
 /// Replaces the ids in a list in the kernel's form by what `id` makes of them; None if it does not for one.
-pub fn map_ids(list: &mut [u8], id: impl Fn(u32) -> Option<u32>) -> Option<()> {
-    for entry in list.get_mut(4..)?.chunks_exact_mut(8) {
-        if let [t0, t1, _, _, old @ ..] = entry
-            && matches!(u16::from_le_bytes([*t0, *t1]), USER | GROUP)
-        {
-            let new = id(u32::from_le_bytes([old[0], old[1], old[2], old[3]]))?;
-            old.copy_from_slice(&new.to_le_bytes());
+pub fn map_ids(list: &mut [u8], map: impl Fn(u32) -> Option<u32>) -> Option<()> {
+    for entry in list.get_mut(4..)?.as_chunks_mut().0 {
+        if let (USER | GROUP, _, id) = fields(entry) {
+            entry[4..].copy_from_slice(&map(id)?.to_le_bytes());
         }
     }
     Some(())

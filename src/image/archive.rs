@@ -18,6 +18,8 @@ use std::path::Path;
 
 use super::tar::{BLOCK, Item, Member, Parser};
 use super::{Config, Image, Layer, Section, Tar, decompress};
+#[cfg(feature = "images")]
+use super::{blobs::Blobs, manifest};
 use crate::error::{Error, Result, error, path as show};
 
 /// Which image, if there are several.
@@ -50,18 +52,18 @@ pub fn open(path: &Path, wanted: &Wanted) -> Result<Opened> {
 
 /// Opens the image in a file or directory. `path` is how it can be opened again, `name` is what errors call it.
 pub fn open_file(file: &File, path: &Path, name: &Path, wanted: &Wanted) -> Result<Opened> {
-    let kind = file.metadata().map(|metadata| metadata.file_type());
-    let kind = kind.map_err(|error| Error::io("fstat", bytes(name), error))?;
+    let failed = |operation| move |error| Error::io(operation, bytes(name), error);
+    let kind = file.metadata().map_err(failed("fstat"))?.file_type();
     if kind.is_dir() {
-        let image = images::directory(path, name, wanted)?;
         let plain = Layer::Directory(path.into());
-        return Ok(Opened::Image(image.unwrap_or(plain.into())));
+        return Ok(Opened::Image(
+            image(None, path, name, wanted)?.unwrap_or(plain.into()),
+        ));
     } else if !kind.is_file() && !kind.is_block_device() {
         return Ok(Opened::Stream);
     }
     let mut start = [0; START];
-    let length =
-        read_at(file, 0, &mut start).map_err(|error| Error::io("read", bytes(name), error))?;
+    let length = read_at(file, 0, &mut start).map_err(failed("read"))?;
     let start = &start[..length];
     let tar = Tar {
         path: path.into(),
@@ -73,25 +75,23 @@ pub fn open_file(file: &File, path: &Path, name: &Path, wanted: &Wanted) -> Resu
     };
     if tar.compression.is_some() {
         // Only as much is inflated as tells the first member's name. What is damaged is found when it is unpacked.
-        let section = file.try_clone().map(|file| Section {
-            file,
+        let mut section = Section {
+            file: file.try_clone().map_err(failed("dup"))?,
             offset: 0,
             left: u64::MAX,
-        });
-        let section = section.map_err(|error| Error::io("dup", bytes(name), error))?;
+        };
         let mut plain = Vec::new();
-        let mut section = section;
         let source = decompress::open(&mut section, bytes(name))?;
         let _ = source.take(START as u64).read_to_end(&mut plain);
-        if first_member(&plain).is_some_and(|member| of_an_image(&member)) {
-            return Ok(Opened::Inflate(tar));
-        }
-        return Ok(Opened::Image(Layer::Tar(tar).into()));
+        return Ok(match first_member(&plain) {
+            Some(member) if of_an_image(&member) => Opened::Inflate(tar),
+            _ => Opened::Image(Layer::Tar(tar).into()),
+        });
     }
     // A tar first: its data may look like a superblock, which lies behind a kilobyte of anything.
     let member = first_member(start);
     if member.as_deref().is_some_and(of_an_image)
-        && let Some(image) = images::archive(file, path, name, wanted)?
+        && let Some(image) = image(Some(file), path, name, wanted)?
     {
         return Ok(Opened::Image(image));
     }
@@ -155,15 +155,20 @@ fn first_member(start: &[u8]) -> Option<Vec<u8>> {
     name
 }
 
+const FILES: [&[u8]; 5] = [
+    b"blobs",
+    b"oci-layout",
+    b"index.json",
+    b"manifest.json",
+    b"repositories",
+];
+
 /// Whether only archives of images begin with a member of this name.
 fn of_an_image(name: &[u8]) -> bool {
     let first = name.split(|&byte| byte == b'/').next().unwrap_or(name);
     let id = first.strip_suffix(b".tar").or(first.strip_suffix(b".json"));
     let id = id.unwrap_or(first);
-    matches!(
-        first,
-        b"blobs" | b"oci-layout" | b"index.json" | b"manifest.json" | b"repositories"
-    ) || id.len() == 64 && id.iter().all(u8::is_ascii_hexdigit)
+    FILES.contains(&first) || id.len() == 64 && id.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// Goes through the headers of an archive of `length` bytes. `read` reads at an offset until the buffer is full or the
@@ -178,8 +183,8 @@ pub fn members(
     let fill = |offset, buffer: &mut [u8]| match read(offset, buffer) {
         Ok(length) if length == buffer.len() => Ok(true),
         Ok(0) => Ok(false),
-        Ok(_) => Err("it is truncated".into()),
-        Err(error) => Err(error.to_string()),
+        Ok(_) => Err(Error::from("it is truncated")),
+        Err(error) => Err(error.to_string().into()),
     };
     loop {
         let mut block = [0; BLOCK];
@@ -233,16 +238,11 @@ pub fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> Io<usize> {
 
 /// A path seen from a directory, both within an archive: without "." and "..", relative to the archive's root.
 pub fn relative(directory: &[u8], path: &[u8]) -> Vec<u8> {
-    let mut components: Vec<&[u8]> = Vec::new();
-    let above = if path.starts_with(b"/") {
-        b""
-    } else {
-        directory
-    };
-    for component in [above, path]
-        .into_iter()
-        .flat_map(|p| p.split(|&byte| byte == b'/'))
-    {
+    let whole = [directory, b"/", path].concat();
+    let absolute = path.starts_with(b"/");
+    let whole = if absolute { path } else { &whole };
+    let mut components = Vec::new();
+    for component in whole.split(|&byte| byte == b'/') {
         match component {
             b"" | b"." => {}
             b".." => _ = components.pop(),
@@ -252,47 +252,33 @@ pub fn relative(directory: &[u8], path: &[u8]) -> Vec<u8> {
     components.join(&b'/')
 }
 
-/// What a build that reads images does with them.
+/// The image whose files are in a directory or archive; None if there is none.
 #[cfg(feature = "images")]
-mod images {
-    use super::*;
-    use crate::image::blobs::Blobs;
-    use crate::image::manifest;
-
-    pub fn directory(path: &Path, name: &Path, wanted: &Wanted) -> Result<Option<Image>> {
-        let image = Blobs::directory(path).and_then(|blobs| manifest::read(&blobs, wanted));
-        image.map_err(|reason| wrong(name, &reason))
-    }
-
-    pub fn archive(
-        file: &File,
-        path: &Path,
-        name: &Path,
-        wanted: &Wanted,
-    ) -> Result<Option<Image>> {
-        let image = manifest::read(&Blobs::archive(file, path), wanted);
-        image.map_err(|reason| wrong(name, &reason))
-    }
+fn image(
+    archive: Option<&File>,
+    path: &Path,
+    name: &Path,
+    wanted: &Wanted,
+) -> Result<Option<Image>> {
+    let blobs = match archive {
+        Some(file) => Ok(Blobs::archive(file, path)),
+        None => Blobs::directory(path),
+    };
+    let image = blobs.and_then(|blobs| manifest::read(&blobs, wanted));
+    image.map_err(|reason| wrong(name, &reason))
 }
 
-/// What a build that does not read images does with them: their files are no root file system.
+/// A build that does not read images says so: their files are no root file system.
 #[cfg(not(feature = "images"))]
-mod images {
-    use super::*;
-
-    pub fn directory(path: &Path, name: &Path, _: &Wanted) -> Result<Option<Image>> {
-        match path.join("oci-layout").exists() && path.join("index.json").exists() {
-            true => Err(wrong(name, "this build of mini cannot read OCI layouts")),
-            false => Ok(None),
-        }
-    }
-
-    pub fn archive(_: &File, _: &Path, name: &Path, _: &Wanted) -> Result<Option<Image>> {
-        Err(wrong(
-            name,
-            "this build of mini cannot read archives of images",
-        ))
-    }
+fn image(archive: Option<&File>, path: &Path, name: &Path, _: &Wanted) -> Result<Option<Image>> {
+    let layout = ["oci-layout", "index.json"].map(|file| path.join(file).exists());
+    let what = match archive {
+        Some(_) => "archives of images",
+        None if layout == [true; 2] => "OCI layouts",
+        None => return Ok(None),
+    };
+    let reason = ["this build of mini cannot read ", what].concat();
+    Err(wrong(name, &reason))
 }
 
 fn wrong(name: &Path, reason: &str) -> Error {

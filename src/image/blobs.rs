@@ -17,9 +17,10 @@ use rustix::io::Errno;
 use container::resolve;
 
 use super::archive::{members, read_at, relative};
+use super::reader::show;
 use super::tar::{Kind, Member};
 use super::{Sha256, Tar, decompress};
-use crate::error::{Error, error, quote, reason};
+use crate::error::{Error, error, reason};
 
 /// The largest document in JSON, in bytes. Registries accept manifests of 4 MiB.
 const DOCUMENT: u64 = 4 << 20;
@@ -60,15 +61,11 @@ pub struct Blob {
 
 impl<'a> Blobs<'a> {
     pub fn directory(path: &Path) -> Outcome<Blobs<'a>> {
-        let directory = openat(
-            CWD,
-            path.as_os_str().as_bytes(),
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        );
-        directory
-            .map(Blobs::Directory)
-            .map_err(|errno| reason(errno).into())
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match openat(CWD, path.as_os_str().as_bytes(), flags, Mode::empty()) {
+            Ok(directory) => Ok(Blobs::Directory(directory)),
+            Err(errno) => Err(reason(errno).into()),
+        }
     }
 
     /// Reads the headers of the archive in `file`, which can be opened again at `path`.
@@ -78,11 +75,9 @@ impl<'a> Blobs<'a> {
         let read = |offset, buffer: &mut [u8]| read_at(file, offset, buffer);
         let mut visit = |member: Member, offset| {
             let name = relative(b"", &member.path);
+            let size = member.size;
             let what = match member.kind {
-                Kind::File if member.sparse.is_none() => What::File {
-                    offset,
-                    size: member.size,
-                },
+                Kind::File if member.sparse.is_none() => What::File { offset, size },
                 Kind::HardLink => What::Link(relative(b"", &member.link)),
                 Kind::Symlink => What::Link(relative(&[&name, &b"/.."[..]].concat(), &member.link)),
                 _ => return Ok(true),
@@ -148,16 +143,16 @@ impl<'a> Blobs<'a> {
                 for _ in 0..LINKS {
                     // Of several members of one name the last one counts, as if they were unpacked.
                     let last = members.iter().rev().find(|(known, _)| *known == name);
-                    match last {
+                    match last.map(|(_, what)| what) {
                         None => return Ok(None),
-                        Some((_, What::Link(target))) => name.clone_from(target),
-                        Some((_, What::File { offset, size })) => {
-                            let file = file.try_clone().map_err(failed)?;
+                        Some(What::Link(target)) => name.clone_from(target),
+                        Some(&What::File { offset, size }) => {
+                            let (file, path) = (file.try_clone().map_err(failed)?, path.into());
                             return Ok(Some(Blob {
                                 file,
-                                path: path.into(),
-                                offset: *offset,
-                                size: *size,
+                                path,
+                                offset,
+                                size,
                             }));
                         }
                     }
@@ -196,13 +191,5 @@ impl Blob {
             digest,
             diff_id: Some(diff_id),
         })
-    }
-}
-
-/// A name for an error, which is one line that can be read.
-pub fn show(name: &[u8]) -> String {
-    match name.get(..256) {
-        Some(start) if name.len() > 256 => quote(start) + "…",
-        _ => quote(name),
     }
 }

@@ -18,7 +18,6 @@
 //! policy); in a layer, an overlay's attributes. What redirect_dir and metacopy leave in an upper directory is an error:
 //! it means something only with the layers below.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -28,6 +27,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, read};
 
+use super::Names;
 use super::acl;
 use super::tar::{Kind, Member};
 use super::write::{Writer, file};
@@ -78,7 +78,8 @@ pub fn write_tree(
         path: Vec::new(),
         levels: Vec::new(),
         device: None,
-        links: BTreeMap::new(),
+        links: Names::new(),
+        linked: Vec::new(),
         memory: MEMORY,
         names: vec![0; XATTR_SIZE_MAX],
         value: vec![0; XATTR_SIZE_MAX],
@@ -112,7 +113,7 @@ struct Level {
 }
 
 /// Major and minor number of the device, and inode.
-type Id = (u32, u32, u64);
+type Id = [u8; 16];
 
 struct Walk<'a, 'w> {
     writer: &'a mut Writer<'w>,
@@ -124,8 +125,10 @@ struct Walk<'a, 'w> {
     levels: Vec<Level>,
     /// The root's.
     device: Option<(u32, u32)>,
-    /// Where a file with several links was written. (To forget it after the last costs more code than it saves memory.)
-    links: BTreeMap<Id, Vec<u8>>,
+    /// Where files with several links were written, and which of them an [`Id`] is. (To forget one after its last link
+    /// costs more code than it saves memory.)
+    linked: Vec<Vec<u8>>,
+    links: Names,
     /// Bytes that may still be kept in memory.
     memory: usize,
     /// For system calls to write to.
@@ -239,7 +242,7 @@ impl Walk<'_, '_> {
             return Ok(());
         }
         let mut member = self.describe(Kind::Directory, stat)?;
-        let overlay = self.xattrs(fd, &mut member)?;
+        let (is_opaque, _) = self.xattrs(fd, &mut member)?;
         if self.path.is_empty() {
             member.path.push(b'.');
         }
@@ -251,7 +254,7 @@ impl Walk<'_, '_> {
             length: self.path.len(),
         });
         self.here = here;
-        match overlay.opaque {
+        match is_opaque {
             true => self.mark(b".wh..wh..opq", b""),
             false => Ok(()),
         }
@@ -270,26 +273,27 @@ impl Walk<'_, '_> {
                 names.push(name.to_vec());
             }
         }
-        names.sort_unstable_by(|a, b| b.cmp(a));
+        last_first(&mut names);
         Ok(names)
     }
 
     /// Writes what is not a directory.
     fn leaf(&mut self, fd: &OwnedFd, kind: Kind, stat: &Statx, name: &[u8]) -> Result<()> {
         let mut member = self.describe(kind, stat)?;
-        if let Some(first) = self.links.get(&id(stat)) {
+        if let Some(&first) = self.links.get(&id(stat)[..]) {
             member.kind = Kind::HardLink;
-            member.link.clone_from(first);
+            member.link.clone_from(&self.linked[first]);
             member.stored = 0;
             return self.add(&member);
         }
-        let overlay = self.xattrs(fd, &mut member)?;
-        if overlay.whiteout {
+        let (_, is_whiteout) = self.xattrs(fd, &mut member)?;
+        if is_whiteout {
             return self.mark(b".wh.", name);
         }
         if stat.stx_nlink > 1 {
             self.charge(&member.path)?;
-            self.links.insert(id(stat), member.path.clone());
+            self.links.insert(id(stat).into(), self.linked.len());
+            self.linked.push(member.path.clone());
         }
         match kind {
             Kind::File => return self.file(fd, &member),
@@ -318,18 +322,25 @@ impl Walk<'_, '_> {
         self.writer.data(member.stored, &name, &mut read)
     }
 
-    /// Reads the extended attributes into the member, by name; what an overlay means by some of them is returned.
-    fn xattrs(&mut self, fd: &OwnedFd, member: &mut Member) -> Result<Overlay> {
+    /// Reads the extended attributes into the member, by name; returns what an overlay means by some of them: that it is
+    /// opaque, and that it is a whiteout.
+    fn xattrs(&mut self, fd: &OwnedFd, member: &mut Member) -> Result<(bool, bool)> {
         let file = proc_path(fd);
-        let mut overlay = Overlay::default();
+        let (mut is_opaque, mut is_whiteout) = (false, false);
         let size = match listxattr(&*file, &mut self.names[..]) {
             Err(Errno::OPNOTSUPP) => 0,
             result => result.map_err(failed("listxattr", &self.path))?,
         };
+        let mut names = Vec::new();
         for name in self.names[..size].split(|&byte| byte == 0) {
+            names.push(name.to_vec());
+        }
+        last_first(&mut names);
+        while let Some(name) = names.pop() {
             if name.is_empty() || name == b"security.selinux" {
                 continue;
             }
+            let name = &name[..];
             let size = match getxattr(&*file, name, &mut self.value[..]) {
                 Err(Errno::NODATA) => continue, // gone meanwhile
                 result => result.map_err(failed("getxattr", &self.path))?,
@@ -343,9 +354,9 @@ impl Walk<'_, '_> {
             match name.strip_prefix(of_overlay) {
                 Some(name) if self.options.layer => match name {
                     // "x": it has no other meaning than that there may be whiteouts with the attribute below.
-                    b"opaque" => overlay.opaque = value == b"y",
+                    b"opaque" => is_opaque = value == b"y",
                     b"whiteout" => {
-                        overlay.whiteout = member.kind == Kind::File && member.stored == 0
+                        is_whiteout = member.kind == Kind::File && member.stored == 0;
                     }
                     b"redirect" | b"metacopy" => {
                         return Err(self.error("it only refers to something in the layers below"));
@@ -353,16 +364,14 @@ impl Walk<'_, '_> {
                     _ => {}
                 },
                 _ => {
-                    let mapped = self.map_ids(name, &mut value);
-                    mapped.ok_or_else(|| {
-                        self.error("an id in an attribute is none of the container's")
-                    })?;
+                    if self.map_ids(name, &mut value).is_none() {
+                        return Err(self.error("an id in an attribute is none of the container's"));
+                    }
                     member.xattrs.push((name.to_vec(), value));
                 }
             }
         }
-        member.xattrs.sort_unstable();
-        Ok(overlay)
+        Ok((is_opaque, is_whiteout))
     }
 
     /// Makes the ids in an attribute's value the container's; None if one is not.
@@ -411,16 +420,13 @@ impl Walk<'_, '_> {
     }
 }
 
-/// What an overlay's attributes say.
-#[derive(Default)]
-struct Overlay {
-    opaque: bool,
-    whiteout: bool,
-}
-
 /// What a name costs to keep, with what belongs to it.
 fn cost(name: &[u8]) -> usize {
     name.len() + 64
+}
+
+fn last_first(names: &mut [Vec<u8>]) {
+    names.sort_unstable_by(|a, b| b.cmp(a));
 }
 
 fn kind(stat: &Statx) -> Option<Kind> {
@@ -440,7 +446,8 @@ fn stat(fd: &OwnedFd) -> rustix::io::Result<Statx> {
 }
 
 fn id(stat: &Statx) -> Id {
-    (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino)
+    let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
+    (u128::from(device) << 64 | u128::from(stat.stx_ino)).to_be_bytes()
 }
 
 /// A name for what a descriptor stands for, even if that is a symlink.
@@ -454,7 +461,7 @@ fn shown(path: &[u8]) -> Vec<u8> {
 }
 
 fn failed<'a>(operation: &'a str, path: &'a [u8]) -> impl Fn(Errno) -> Error + 'a {
-    move |errno| Error::sys(operation, shown(path), errno)
+    move |errno| Error::sys(operation, &shown(path)[..], errno)
 }
 
 #[cfg(test)]

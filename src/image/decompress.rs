@@ -83,32 +83,16 @@ impl<R: Read> Source for R {
 }
 
 /// An archive's plain bytes.
-pub enum Plain<'a> {
-    Stored(Begun<'a>),
-    #[cfg(feature = "gzip")]
-    Gzip(Gunzip<BufReader<Begun<'a>>>),
-    #[cfg(feature = "zstd")]
-    Zstd(Unzstd<BufReader<Begun<'a>>>),
-    #[cfg(feature = "xz")]
-    Xz(Box<Unxz<BufReader<Begun<'a>>>>),
-}
+pub struct Plain<'a>(Box<dyn Source + 'a>);
 
 impl Read for Plain<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self {
-            Plain::Stored(source) => Read::read(source, buffer),
-            #[cfg(feature = "gzip")]
-            Plain::Gzip(source) => Read::read(source, buffer),
-            #[cfg(feature = "zstd")]
-            Plain::Zstd(source) => Read::read(source, buffer),
-            #[cfg(feature = "xz")]
-            Plain::Xz(source) => Read::read(source, buffer),
-        }
+        self.0.read(buffer)
     }
 }
 
 /// A source of which the first bytes have been read already; they come again.
-pub struct Begun<'a> {
+struct Begun<'a> {
     magic: [u8; MAGIC],
     next: usize,
     length: usize,
@@ -147,26 +131,33 @@ pub fn open<'a>(source: &'a mut dyn Source, name: &[u8]) -> Result<Plain<'a>> {
         source,
     };
     let Some(compression) = compression else {
-        return Ok(Plain::Stored(begun));
+        return Ok(Plain(Box::new(begun)));
     };
     // 64 KiB is what a pipe holds; more brings nothing, inflating is 20 times slower than reading.
     let source = BufReader::with_capacity(64 * 1024, begun);
-    match compression {
+    Ok(Plain(match compression {
         #[cfg(feature = "gzip")]
-        Compression::Gzip => Ok(Plain::Gzip(Gunzip::new(source))),
+        Compression::Gzip => Box::new(Gunzip::new(source)),
         #[cfg(feature = "zstd")]
-        Compression::Zstd => Ok(Plain::Zstd(Unzstd::new(source))),
+        Compression::Zstd => Box::new(Unzstd::new(source)),
         #[cfg(feature = "xz")]
-        Compression::Xz => Ok(Plain::Xz(Box::new(Unxz::new(source)))),
+        Compression::Xz => Box::new(Unxz::new(source)),
         other => {
             drop(source);
-            Err(error!(
+            return Err(error!(
                 "unpack({}): it is compressed with {}, which this build of mini cannot read",
                 quote(name),
                 other.name()
-            ))
+            ));
         }
-    }
+    }))
+}
+
+/// What is wrong with a compressed file.
+#[cfg(any(feature = "gzip", feature = "zstd", feature = "xz"))]
+pub fn invalid(format: &str, what: &str) -> std::io::Error {
+    let text = ["not a valid ", format, " file: ", what].concat();
+    std::io::Error::new(ErrorKind::InvalidData, text)
 }
 
 #[cfg(test)]

@@ -32,7 +32,13 @@ pub fn parse_digest(text: &str) -> Option<Sha256> {
 
 /// The 64 digits, without `sha256:`.
 pub fn hex(digest: &Sha256) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::new();
+    for byte in digest {
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+        }
+    }
+    text
 }
 
 pub fn sha256(bytes: &[u8]) -> Sha256 {
@@ -50,22 +56,22 @@ pub fn inflate_checked(
     (stored, plain): (Option<Sha256>, Option<Sha256>),
     always: bool,
 ) -> Result<Option<Sha256>> {
-    let mut check = Check::new(stored, false);
-    let mut plain = Check::new(plain, always);
-    let mut source = Checked {
-        source,
-        check: &mut check,
-    };
+    let mut source = Checked::new(source, stored.is_some());
+    let mut hasher = (always || plain.is_some()).then(sha2::Sha256::new);
     inflate(&mut source, name, target, limit, &mut |bytes| {
-        plain.update(bytes)
+        if let Some(hasher) = &mut hasher {
+            hasher.update(bytes);
+        }
     })?;
-    check.finish(name, "its bytes")?;
-    plain.finish(name, "its inflated bytes")
+    finish(source.hasher, stored, name, "its bytes")?;
+    finish(hasher, plain, name, "its inflated bytes")
 }
 
 /// Reads `source` to its end; an error if it does not have this digest.
 pub fn verify(source: &mut dyn Source, name: &[u8], digest: Sha256) -> Result<()> {
-    checked(source, name, (Some(digest), None), |_| Ok(()))
+    let mut source = Checked::new(source, true);
+    drain(&mut source, name)?;
+    finish(source.hasher, Some(digest), name, "its bytes").map(drop)
 }
 
 /// Lets `work` read `source`, and then does what [`inflate_checked`] says of what is read. Where the inflated bytes have
@@ -76,27 +82,22 @@ pub fn checked(
     (stored, plain): (Option<Sha256>, Option<Sha256>),
     work: impl FnOnce(&mut dyn Source) -> Result<()>,
 ) -> Result<()> {
-    let (mut check, mut inflated) = (Check::new(stored, false), Check::new(plain, false));
-    let mut source = Checked {
-        source,
-        check: &mut check,
-    };
+    let mut source = Checked::new(source, stored.is_some());
+    let mut inflated = None;
     if plain.is_some() {
-        let mut plain = decompress::open(&mut source, name)?;
-        let mut plain = Checked {
-            source: &mut plain,
-            check: &mut inflated,
-        };
-        work(&mut plain)?;
-        drain(&mut plain, name)?;
+        let mut source = decompress::open(&mut source, name)?;
+        let mut source = Checked::new(&mut source, true);
+        work(&mut source)?;
+        drain(&mut source, name)?;
+        inflated = source.hasher;
     } else {
         work(&mut source)?;
     }
     if stored.is_some() {
         drain(&mut source, name)?;
     }
-    check.finish(name, "its bytes")?;
-    inflated.finish(name, "its inflated bytes").map(drop)
+    finish(source.hasher, stored, name, "its bytes")?;
+    finish(inflated, plain, name, "its inflated bytes").map(drop)
 }
 
 /// Reads to the end.
@@ -113,47 +114,44 @@ fn drain(source: &mut dyn Source, name: &[u8]) -> Result<()> {
     }
 }
 
-/// Bytes on their way, and the digest they must have, if one is wanted.
-struct Check {
+/// The digest of what was hashed, if anything was; an error if it is not the one that is wanted.
+fn finish(
+    hasher: Option<sha2::Sha256>,
     wanted: Option<Sha256>,
+    name: &[u8],
+    what: &str,
+) -> Result<Option<Sha256>> {
+    let digest = hasher.map(|hasher| hasher.finalize().into());
+    match (wanted, digest) {
+        (Some(wanted), Some(digest)) if wanted != digest => Err(error!(
+            "verify({}): {what} have the digest sha256:{}, not sha256:{}",
+            quote(name),
+            hex(&digest),
+            hex(&wanted)
+        )),
+        _ => Ok(digest),
+    }
+}
+
+/// A source whose bytes are hashed on their way.
+struct Checked<'a> {
+    source: &'a mut dyn Source,
     hasher: Option<sha2::Sha256>,
 }
 
-impl Check {
-    fn new(wanted: Option<Sha256>, always: bool) -> Check {
-        let hasher = (always || wanted.is_some()).then(sha2::Sha256::new);
-        Check { wanted, hasher }
+impl<'a> Checked<'a> {
+    fn new(source: &'a mut dyn Source, hash: bool) -> Checked<'a> {
+        let hasher = hash.then(sha2::Sha256::new);
+        Checked { source, hasher }
     }
-
-    fn update(&mut self, bytes: &[u8]) {
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(bytes);
-        }
-    }
-
-    fn finish(self, name: &[u8], what: &str) -> Result<Option<Sha256>> {
-        let digest = self.hasher.map(|hasher| hasher.finalize().into());
-        match (self.wanted, digest) {
-            (Some(wanted), Some(digest)) if wanted != digest => Err(error!(
-                "verify({}): {what} have the digest sha256:{}, not sha256:{}",
-                quote(name),
-                hex(&digest),
-                hex(&wanted)
-            )),
-            _ => Ok(digest),
-        }
-    }
-}
-
-struct Checked<'a> {
-    source: &'a mut dyn Source,
-    check: &'a mut Check,
 }
 
 impl Read for Checked<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.source.read(buffer)?;
-        self.check.update(&buffer[..count]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..count]);
+        }
         Ok(count)
     }
 }

@@ -3,12 +3,13 @@
 //! Inflating is miniz_oxide's work. The frame is ours because the crates that have one bring 20 KB of CRC code for
 //! processors with and without AVX-512; ours is `crc.rs`.
 
-use std::io::{BufRead, Error, ErrorKind, Read, Result};
+use std::io::{BufRead, Error, Read, Result};
 
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZError, MZFlush, MZStatus};
 
 use super::crc::{CRC32, Crc};
+use super::decompress::invalid;
 
 /// The plain bytes of one or more gzip members, one after the other (as pigz and bgzip write them).
 pub struct Gunzip<R> {
@@ -22,10 +23,7 @@ pub struct Gunzip<R> {
 }
 
 fn bad(what: &str) -> Error {
-    Error::new(
-        ErrorKind::InvalidData,
-        format!("not a valid gzip file: {what}"),
-    )
+    invalid("gzip", what)
 }
 
 impl<R: BufRead> Gunzip<R> {
@@ -41,20 +39,20 @@ impl<R: BufRead> Gunzip<R> {
     }
 
     fn byte(&mut self) -> Result<u8> {
-        let byte = *self
-            .source
-            .fill_buf()?
-            .first()
-            .ok_or_else(|| bad("it is cut short"))?;
+        let Some(&byte) = self.source.fill_buf()?.first() else {
+            return Err(bad("it is cut short"));
+        };
         self.source.consume(1);
         Ok(byte)
     }
 
     /// A little-endian number of this many bytes.
     fn number(&mut self, bytes: u32) -> Result<u32> {
-        (0..bytes).try_fold(0, |number, index| {
-            Ok(number | u32::from(self.byte()?).unbounded_shl(8 * index))
-        })
+        let mut number = 0u32;
+        for index in 0..bytes {
+            number |= u32::from(self.byte()?).unbounded_shl(8 * index);
+        }
+        Ok(number)
     }
 
     /// Reads a member's header, up to the deflate stream.
@@ -117,15 +115,12 @@ impl<R: BufRead> Read for Gunzip<R> {
             match result.status {
                 Ok(MZStatus::StreamEnd) => self.trailer(length)?,
                 Ok(_) | Err(MZError::Buf) if at_end && plain.is_empty() => {
-                    return Err(Error::new(
-                        ErrorKind::UnexpectedEof,
-                        "the gzip file is cut short",
-                    ));
+                    return Err(bad("it is cut short"));
                 }
                 Ok(_) | Err(MZError::Buf) => {}
                 Err(_) => return Err(bad("damaged data")),
             }
-            if !buffer[..result.bytes_written].is_empty() {
+            if result.bytes_written > 0 {
                 return Ok(result.bytes_written);
             }
         }

@@ -145,12 +145,8 @@ pub fn image(tree: &Tree, devices: &[usize]) -> Option<(Vec<u8>, u64)> {
     let mut first = Vec::new();
     for (slot, &blocks) in ends.iter().enumerate() {
         let at = DEVICES + slot * SLOT + 64;
-        put(&mut image, at, &u32::try_from(blocks).ok()?.to_le_bytes());
-        put(
-            &mut image,
-            at + 4,
-            &u32::try_from(address).ok()?.to_le_bytes(),
-        );
+        let numbers = [u32::try_from(blocks).ok()?, u32::try_from(address).ok()?];
+        put(&mut image, at, numbers.map(u32::to_le_bytes).as_flattened());
         first.push(address);
         address += blocks;
     }
@@ -181,17 +177,14 @@ fn reachable(tree: &Tree) -> (Vec<usize>, Vec<Place>) {
     let mut next = 0;
     while let Some(&parent) = order.get(next) {
         next += 1;
-        let Content::Directory(entries) = &tree.nodes[parent].content else {
-            continue;
-        };
-        for entry in entries.values() {
-            let place = &mut places[entry.node];
+        for (_, node) in tree.list(parent) {
+            let place = &mut places[node];
             if place.links == 0 {
                 place.parent = parent;
-                order.push(entry.node);
+                order.push(node);
             }
             place.links += 1;
-            if let Content::Directory(_) = tree.nodes[entry.node].content {
+            if let Content::Directory(_) = tree.nodes[node].content {
                 place.links += 1; // its "."
                 places[parent].links += 1; // its ".."
             }
@@ -228,11 +221,12 @@ fn attributes_size(node: &Node) -> usize {
 fn write_blocks(tree: &Tree, node: usize, places: &mut [Place], image: &mut Vec<u8>) -> Option<()> {
     let first = image.len();
     let size = match &tree.nodes[node].content {
-        Content::Directory(entries) => {
-            let entries = entries.iter().map(|(name, entry)| (&name[..], entry.node));
-            let mut entries: Vec<_> = entries.collect();
-            entries.extend([(&b"."[..], node), (b"..", places[node].parent)]);
-            entries.sort_unstable();
+        Content::Directory(_) => {
+            let mut entries = tree.list(node);
+            for entry in [(&b"."[..], node), (b"..", places[node].parent)] {
+                let at = entries.partition_point(|other| other.0 < entry.0);
+                entries.insert(at, entry);
+            }
             directory(tree, &entries, places, image)
         }
         Content::Symlink(target) => {
@@ -276,12 +270,20 @@ fn directory(
         let (block, later) = rest.split_at(fits.count());
         let mut offset = block.len() * ENTRY;
         for &(name, node) in block {
-            image.extend(((places[node].inode / UNIT) as u64).to_le_bytes());
-            image.extend((offset as u16).to_le_bytes());
-            image.extend([file_type(&tree.nodes[node]).0, 0]);
+            let mut entry = [0; ENTRY];
+            put(
+                &mut entry,
+                0,
+                &((places[node].inode / UNIT) as u64).to_le_bytes(),
+            );
+            put(&mut entry, 8, &(offset as u16).to_le_bytes());
+            entry[10] = file_type(&tree.nodes[node]).0;
+            image.extend_from_slice(&entry);
             offset += name.len();
         }
-        block.iter().for_each(|(name, _)| image.extend(*name));
+        for (name, _) in block {
+            image.extend_from_slice(name);
+        }
         rest = later;
     }
     image.len() - first
@@ -289,11 +291,11 @@ fn directory(
 
 /// The type in a directory (linux/fs_types.h) and in a mode (inode(7)).
 fn file_type(node: &Node) -> (u8, u16) {
-    match &node.content {
+    match node.content {
         Content::File { .. } => (1, 0o100_000),
         Content::Directory(_) => (2, 0o040_000),
-        Content::Special { kind, .. } if *kind == Kind::Character => (3, 0o020_000),
-        Content::Special { kind, .. } if *kind == Kind::Block => (4, 0o060_000),
+        Content::Special { kind, .. } if kind == Kind::Character => (3, 0o020_000),
+        Content::Special { kind, .. } if kind == Kind::Block => (4, 0o060_000),
         Content::Special { .. } => (5, 0o010_000),
         Content::Symlink(_) => (7, 0o120_000),
     }
@@ -308,26 +310,25 @@ fn inode(node: &Node, place: &Place, number: usize) -> Vec<u8> {
         Content::Symlink(_) => 0o777,
         _ => node.mode as u16,
     };
-    let mut inode = Vec::with_capacity(INODE + attributes);
-    inode.extend((1 | place.layout << 1).to_le_bytes()); // 1: the form of 64 bytes
-    inode.extend((count as u16).to_le_bytes());
-    inode.extend((file_type(node).1 | mode).to_le_bytes());
-    inode.extend([0; 2]);
-    inode.extend(place.size.to_le_bytes());
-    inode.extend(place.address.to_le_bytes());
-    inode.extend((number as u32 + 1).to_le_bytes());
-    inode.extend(node.uid.to_le_bytes());
-    inode.extend(node.gid.to_le_bytes());
-    inode.extend(node.mtime.0.to_le_bytes());
-    inode.extend(node.mtime.1.to_le_bytes());
-    inode.extend(place.links.to_le_bytes());
-    inode.extend([0; 16]);
+    let mut head = [0; INODE];
+    put(&mut head, 0, &(1 | place.layout << 1).to_le_bytes()); // 1: the form of 64 bytes
+    put(&mut head, 2, &(count as u16).to_le_bytes());
+    put(&mut head, 4, &(file_type(node).1 | mode).to_le_bytes());
+    put(&mut head, 8, &place.size.to_le_bytes());
+    put(&mut head, 16, &place.address.to_le_bytes());
+    put(&mut head, 20, &(number as u32 + 1).to_le_bytes());
+    put(&mut head, 24, &node.uid.to_le_bytes());
+    put(&mut head, 28, &node.gid.to_le_bytes());
+    put(&mut head, 32, &node.mtime.0.to_le_bytes());
+    put(&mut head, 40, &node.mtime.1.to_le_bytes());
+    put(&mut head, 44, &place.links.to_le_bytes());
+    let mut inode = head.to_vec();
     if attributes > 0 {
-        inode.extend([0; 12]);
+        inode.resize(INODE + 12, 0);
     }
     for xattr in &node.xattrs {
-        inode.extend([xattr.name.len() as u8, xattr.prefix]);
-        inode.extend((xattr.value.len() as u16).to_le_bytes());
+        let [low, high] = (xattr.value.len() as u16).to_le_bytes();
+        inode.extend_from_slice(&[xattr.name.len() as u8, xattr.prefix, low, high]);
         inode.extend(&xattr.name);
         inode.extend(&xattr.value);
         inode.resize(inode.len().next_multiple_of(4), 0);
@@ -345,11 +346,8 @@ fn superblock(image: &[u8], root: usize, inodes: usize, devices: usize) -> Optio
     let mut block = [0; 128];
     put(&mut block, 0, &MAGIC.to_le_bytes());
     block[12] = BLOCK.ilog2() as u8;
-    put(
-        &mut block,
-        14,
-        &u16::try_from(root / UNIT).ok()?.to_le_bytes(),
-    );
+    let root = u16::try_from(root / UNIT).ok()?;
+    put(&mut block, 14, &root.to_le_bytes());
     put(&mut block, 16, &(inodes as u64).to_le_bytes());
     let blocks = u32::try_from(image.len() / BLOCK).ok()?;
     put(&mut block, 36, &blocks.to_le_bytes());

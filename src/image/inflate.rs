@@ -14,13 +14,6 @@ use crate::error::{Error, Result, error, quote};
 /// Bytes; large enough that the calls do not count, small enough for the processor's cache.
 const BUFFER: usize = 256 * 1024;
 
-/// How many bytes were read and written.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Inflated {
-    pub stored: u64,
-    pub plain: u64,
-}
-
 /// Writes the plain bytes of `source`, which errors call `name`, to a file, which they call `target.1`, and shows them
 /// to `each` in order. `limit` is the most bytes that may be written: a few kilobytes can inflate to as many gigabytes.
 /// After an error the file is incomplete: the caller removes it.
@@ -30,14 +23,13 @@ pub fn inflate(
     (mut file, file_name): (&File, &[u8]),
     limit: u64,
     each: &mut dyn FnMut(&[u8]),
-) -> Result<Inflated> {
-    let mut source = Counted { source, count: 0 };
-    let mut plain = decompress::open(&mut source, name)?;
+) -> Result<()> {
+    let mut plain = decompress::open(source, name)?;
     let mut buffer = vec![0; BUFFER];
     let mut total = 0;
     loop {
         let bytes = match Read::read(&mut plain, &mut buffer) {
-            Ok(0) => break,
+            Ok(0) => return Ok(()),
             Ok(count) => &buffer[..count],
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(Error::io("inflate", name, error)),
@@ -51,23 +43,6 @@ pub fn inflate(
         }
         (file.write_all(bytes)).map_err(|error| Error::io("write", file_name, error))?;
         each(bytes);
-    }
-    Ok(Inflated {
-        stored: source.count,
-        plain: total,
-    })
-}
-
-struct Counted<'a> {
-    source: &'a mut dyn Source,
-    count: u64,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.source.read(buffer)?;
-        self.count += count as u64;
-        Ok(count)
     }
 }
 
@@ -95,8 +70,7 @@ mod tests {
         let inflated = inflate(&mut &bytes[..], b"x", (&file, b"y"), length, &mut |bytes| {
             seen.extend_from_slice(bytes);
         });
-        let (stored, plain) = (length, length);
-        assert_eq!(inflated.unwrap(), Inflated { stored, plain });
+        inflated.unwrap();
         let mut written = vec![0; bytes.len()];
         file.read_exact_at(&mut written, 0).unwrap();
         assert!(written == bytes && seen == bytes);

@@ -14,8 +14,10 @@
 //! docker-save archive has no digests but the configuration's diff_ids.
 
 use super::archive::Wanted;
-use super::blobs::{Blob, Blobs, show};
+use super::blobs::{Blob, Blobs};
 use super::digest::{hex, parse_digest, sha256};
+use super::oci::platform;
+use super::reader::show;
 use super::{Config, Image, Layer, Sha256};
 use crate::error::{Error, Result, error};
 use crate::json::{Node, Value, parse};
@@ -45,6 +47,12 @@ const TARS: [&str; 4] = [
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
+];
+
+const ANNOTATIONS: [&str; 3] = [
+    "io.containerd.image.name",
+    "org.opencontainers.image.ref.name",
+    "vnd.docker.reference.type",
 ];
 
 /// The image that is wanted; None if these are no files of an image.
@@ -87,11 +95,13 @@ pub fn read(blobs: &Blobs, wanted: &Wanted) -> Result<Option<Image>> {
 /// A warning, if an image is for another kind of machine.
 pub fn foreign(config: &Config) -> Option<String> {
     let machine = Platform::machine();
-    let text = || {
-        let (platform, machine) = (show(config.platform.as_bytes()), machine.text());
-        format!("the image is for {platform}, this machine is {machine}")
-    };
-    (!fits(config, &machine)).then(text)
+    if fits(config, &machine) {
+        return None;
+    }
+    let (platform, machine) = (show(config.platform.as_bytes()), machine.text());
+    Some(format!(
+        "the image is for {platform}, this machine is {machine}"
+    ))
 }
 
 /// Whether an image is for such a machine, or does not say.
@@ -123,7 +133,9 @@ impl Reader<'_> {
     /// The manifest or index to go on with.
     fn choose<'v>(&self, index: &Node<'v, '_>, depth: usize) -> Result<Descriptor<'v>> {
         index.object()?;
-        let mut found: Vec<Descriptor> = Vec::new();
+        // The newest variant that this machine has; of equals the first (image-index.md), unless they are different images.
+        let mut best: Option<Descriptor> = None;
+        let (mut found, mut different) = (Vec::new(), false);
         let (mut names, mut platforms, mut unknown) = (Vec::new(), Vec::new(), None);
         for node in index.items("manifests")? {
             let descriptor = Descriptor::read(&node)?;
@@ -135,45 +147,38 @@ impl Reader<'_> {
             } else if let Err(error) = descriptor.one_of(&node, &MANIFESTS, &[""]) {
                 // Whatever else somebody keeps beside an image.
                 unknown = Some(error);
-            } else if !descriptor
-                .platform
-                .is_none_or(|other| other.fits(&self.platform))
+            } else if let Some(other) = descriptor.platform
+                && !other.fits(&self.platform)
             {
-                platforms.extend(
-                    descriptor
-                        .platform
-                        .map(|other| show(other.text().as_bytes())),
-                );
+                platforms.push(show(other.text().as_bytes()));
             } else {
-                found.push(descriptor);
+                let (name, variant) = (descriptor.name(), descriptor.variant());
+                match &best {
+                    Some(best) if variant < best.variant() => {}
+                    Some(best) if variant == best.variant() => {
+                        different |= descriptor.digest != best.digest;
+                        found.push(name);
+                    }
+                    _ => (best, found, different) = (Some(descriptor), vec![name], false),
+                }
             }
         }
-        // The newest variant that this machine has; of equals the first (image-index.md), unless they are different images.
-        let variant = found.iter().map(Descriptor::variant).max();
-        found.retain(|descriptor| Some(descriptor.variant()) == variant);
-        let Some(first) = found.first() else {
-            return Err(match (platforms.is_empty(), unknown) {
-                (false, _) => self.nothing(&platforms),
-                (_, Some(unknown)) => unknown,
-                _ => self.missing(&names),
-            });
-        };
-        if depth == 0 && found.iter().any(|other| other.digest != first.digest) {
-            let names: Vec<_> = found.iter().map(Descriptor::name).collect();
-            return Err(several(&names));
+        match best {
+            Some(_) if different && depth == 0 => Err(several(&found)),
+            Some(best) => Ok(best),
+            None if !platforms.is_empty() => Err(self.nothing(&platforms)),
+            None => Err(unknown.unwrap_or_else(|| self.missing(&names))),
         }
-        Ok(found.swap_remove(0))
     }
 
     fn manifest(&self, name: &str, manifest: &Value) -> Result<Image> {
         let (described_by, layers) = descriptors(&Node::root(manifest)).map_err(within(name))?;
         let text = self.document(&described_by)?;
-        let described = config(&text).map_err(within(&described_by.blob()))?;
         let mut found = Vec::new();
         for layer in &layers {
             found.push((self.find(layer)?, Some(layer.digest)));
         }
-        image(found, described).map_err(within(name))
+        image(name, &described_by.blob(), &text, found)
     }
 
     /// The image in a manifest.json, a list.
@@ -185,19 +190,19 @@ impl Reader<'_> {
             let missing = || error!("{name}: {} is missing", show(file.as_bytes()));
             self.blobs.find(file.as_bytes())?.ok_or_else(missing)
         };
-        let text = find(config_name)?.read();
-        let described = text.and_then(|text| config(&text));
-        let described = described.map_err(within(&show(config_name.as_bytes())))?;
+        let config_blob = find(config_name)?;
+        let config_name = show(config_name.as_bytes());
+        let text = config_blob.read().map_err(within(&config_name))?;
         let mut layers = Vec::new();
         for name in layer_names {
             layers.push((find(name)?, None));
         }
-        image(layers, described).map_err(within(name))
+        image(name, &config_name, &text, layers)
     }
 
     /// The names of the configuration and of the layers.
     fn choose_saved<'v>(&self, list: &Node<'v, '_>) -> Result<(&'v str, Vec<&'v str>)> {
-        let (mut found, mut names) = (Vec::new(), Vec::new());
+        let (mut chosen, mut found, mut names) = (None, Vec::new(), Vec::new());
         for node in list.array().into_iter().flatten() {
             node.object()?;
             let config = node.need("Config")?.text()?;
@@ -205,19 +210,17 @@ impl Reader<'_> {
             let known =
                 |reference| config == reference || tags.iter().any(|tag| called(tag, reference));
             let name = show(tags.first().unwrap_or(&config).as_bytes());
-            match self.reference.is_none_or(known) {
-                true => found.push((config, texts(&node, "Layers")?, name)),
-                false => names.push(name),
+            if self.reference.is_none_or(known) {
+                chosen = Some((config, texts(&node, "Layers")?));
+                found.push(name);
+            } else {
+                names.push(name);
             }
         }
-        match found.pop() {
+        match chosen {
             None => Err(self.missing(&names)),
-            Some((config, layers, _)) if found.is_empty() => Ok((config, layers)),
-            Some((_, _, last)) => {
-                let mut names: Vec<_> = found.into_iter().map(|(_, _, name)| name).collect();
-                names.push(last);
-                Err(several(&names))
-            }
+            Some(_) if found.len() > 1 => Err(several(&found)),
+            Some(chosen) => Ok(chosen),
         }
     }
 
@@ -232,7 +235,7 @@ impl Reader<'_> {
 
     fn find(&self, descriptor: &Descriptor) -> Result<Blob> {
         let name = descriptor.blob();
-        let path = name.replace("blob sha256:", "blobs/sha256/");
+        let path = ["blobs/sha256/", &hex(&descriptor.digest)].concat();
         match self.blobs.find(path.as_bytes())? {
             None => Err(error!("{name} is missing")),
             Some(blob) if blob.size != descriptor.size => {
@@ -253,33 +256,23 @@ impl Reader<'_> {
     }
 
     fn nothing(&self, platforms: &[String]) -> Error {
-        format!(
-            "it has nothing for {}, but for {}",
-            self.platform.text(),
-            listed(platforms)
-        )
-        .into()
+        let (wanted, others) = (self.platform.text(), listed(platforms));
+        error!("it has nothing for {wanted}, but for {others}")
     }
 
     fn missing(&self, names: &[String]) -> Error {
         match self.reference {
-            Some(name) if !names.is_empty() => format!(
-                "it has no image {}, but {}",
-                show(name.as_bytes()),
-                listed(names)
-            )
-            .into(),
+            Some(name) if !names.is_empty() => {
+                let (name, others) = (show(name.as_bytes()), listed(names));
+                error!("it has no image {name}, but {others}")
+            }
             _ => "it lists no image".into(),
         }
     }
 }
 
 fn several(names: &[String]) -> Error {
-    format!(
-        "it has several images: {} (choose one with ROOTFS#NAME)",
-        listed(names)
-    )
-    .into()
+    error!("it has several images: {}", listed(names)).hint("choose one with ROOTFS#NAME")
 }
 
 fn listed(names: &[String]) -> String {
@@ -313,24 +306,30 @@ fn descriptors<'v>(root: &Node<'v, '_>) -> Result<(Descriptor<'v>, Vec<Descripto
     Ok((config, layers))
 }
 
-fn image(layers: Vec<(Blob, Option<Sha256>)>, described: Described) -> Result<Image> {
-    let (count, ids) = (layers.len(), described.diff_ids.len());
-    match count {
-        _ if count != ids => {
-            return Err(error!("it has {count} layers, but {ids} diff_ids"));
-        }
-        0 => return Err("it has no layer".into()),
-        1..=LAYERS => {}
-        _ => {
-            return Err(error!("it has {count} layers, more than {LAYERS}"));
-        }
+/// The image of these layers, with the digests that are known; `text` is its configuration. Errors name it, or the
+/// document `name` that lists the layers.
+fn image(
+    name: &str,
+    config_name: &str,
+    text: &[u8],
+    layers: Vec<(Blob, Option<Sha256>)>,
+) -> Result<Image> {
+    let Described { config, diff_ids } = config(text).map_err(within(config_name))?;
+    let (count, ids) = (layers.len(), diff_ids.len());
+    if count != ids {
+        return Err(error!("{name}: it has {count} layers, but {ids} diff_ids"));
+    } else if count == 0 {
+        return Err(error!("{name}: it has no layer"));
+    } else if count > LAYERS {
+        return Err(error!("{name}: it has {count} layers, more than {LAYERS}"));
     }
     let mut image = Image {
         layers: Vec::new(),
-        config: described.config,
+        config,
     };
-    for ((blob, digest), diff_id) in layers.into_iter().zip(described.diff_ids) {
-        image.layers.push(Layer::Tar(blob.layer(digest, diff_id)?));
+    for ((blob, digest), diff_id) in layers.into_iter().zip(diff_ids) {
+        let layer = blob.layer(digest, diff_id).map_err(within(name))?;
+        image.layers.push(Layer::Tar(layer));
     }
     Ok(image)
 }
@@ -341,8 +340,8 @@ struct Descriptor<'v> {
     digest: Sha256,
     size: u64,
     platform: Option<Platform<'v>>,
-    /// What containerd and others call it.
-    names: [Option<&'v str>; 2],
+    /// What containerd and others call it; empty if they do not.
+    names: [&'v str; 2],
     /// Whether it is not an image but BuildKit's statement about one.
     attestation: bool,
 }
@@ -350,37 +349,39 @@ struct Descriptor<'v> {
 impl<'v> Descriptor<'v> {
     fn read(node: &Node<'v, '_>) -> Result<Descriptor<'v>> {
         node.object()?;
-        let platform = node.get("platform");
-        let platform = platform.map(|node| Platform::read(&node)).transpose()?;
-        let unknown = platform.is_some_and(|platform| platform.os == "unknown");
-        let annotations = node.get("annotations");
-        let annotation = |key| match annotations.as_ref().and_then(|node| node.get(key)) {
-            Some(node) => node.text().map(Some),
-            None => Ok(None),
+        let platform = match node.get("platform") {
+            Some(node) => Some(Platform::read(&node)?),
+            None => None,
         };
+        let unknown = platform.is_some_and(|platform| platform.0[0] == "unknown");
+        let mut annotations = [""; 3];
+        if let Some(node) = node.get("annotations") {
+            for (text, key) in annotations.iter_mut().zip(ANNOTATIONS) {
+                *text = node.text_of(key)?;
+            }
+        }
+        let [name, ref_name, reference_type] = annotations;
         Ok(Descriptor {
             media_type: node.need("mediaType")?.text()?,
             digest: digest(&node.need("digest")?)?,
             size: node.need("size")?.number(i64::MAX as u64)?,
             platform,
-            names: [
-                annotation("io.containerd.image.name")?,
-                annotation("org.opencontainers.image.ref.name")?,
-            ],
-            attestation: unknown || annotation("vnd.docker.reference.type")?.is_some(),
+            names: [name, ref_name],
+            attestation: unknown || !reference_type.is_empty(),
         })
     }
 
     /// Whether the media type is one of these, followed by one of these endings.
     fn one_of(&self, node: &Node, known: &[&str], endings: &[&str]) -> Result<()> {
-        let mut rests = known
-            .iter()
-            .filter_map(|known| self.media_type.strip_prefix(known));
-        let media_type = show(self.media_type.as_bytes());
-        match rests.any(|rest| endings.contains(&rest)) {
-            true => Ok(()),
-            false => Err(node.error(&format!("unknown media type {media_type}"))),
+        for known in known {
+            if let Some(rest) = self.media_type.strip_prefix(known)
+                && endings.contains(&rest)
+            {
+                return Ok(());
+            }
         }
+        let media_type = show(self.media_type.as_bytes());
+        Err(node.error(&format!("unknown media type {media_type}")))
     }
 
     /// What errors call the blob.
@@ -389,104 +390,81 @@ impl<'v> Descriptor<'v> {
     }
 
     fn called(&self, reference: &str) -> bool {
-        let mut names = self.names.iter().flatten();
-        names.any(|name| called(name, reference)) || parse_digest(reference) == Some(self.digest)
+        self.names.iter().any(|name| called(name, reference))
+            || parse_digest(reference) == Some(self.digest)
     }
 
     fn name(&self) -> String {
-        let digest = format!("sha256:{}", hex(&self.digest));
-        let name = self.names.iter().flatten().next();
-        show(name.map_or(digest.as_bytes(), |name| name.as_bytes()))
+        let digest = "sha256:".to_owned() + &hex(&self.digest);
+        let names = [self.names[0], self.names[1], &digest];
+        let name = names.into_iter().find(|name| !name.is_empty());
+        show(name.unwrap_or_default().as_bytes())
     }
 
     fn variant(&self) -> &'v str {
-        self.platform.map_or("", |platform| platform.variant)
+        self.platform.map_or("", |platform| platform.0[2])
     }
 }
 
 /// Operating system, architecture and its variant, in Go's names.
 #[derive(Clone, Copy)]
-struct Platform<'a> {
-    os: &'a str,
-    architecture: &'a str,
-    variant: &'a str,
-}
+struct Platform<'a>([&'a str; 3]);
 
 impl<'a> Platform<'a> {
     /// The platform mini was compiled for.
     fn machine() -> Platform<'static> {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "x86" => "386",
-            "aarch64" => "arm64",
-            "loongarch64" => "loong64",
-            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-            same => same,
-        };
-        let (os, variant) = ("linux", "");
-        Platform {
-            os,
-            architecture,
-            variant,
-        }
-        .with_variant()
+        let (architecture, variant) = platform();
+        Platform(["linux", architecture, variant]).with_variant()
     }
 
     fn parse(text: &'a str) -> Result<Platform<'a>> {
         let parts: Vec<_> = text.splitn(4, '/').collect();
-        let (os, architecture, variant) = match parts[..] {
-            [os, architecture] => (os, architecture, ""),
-            [os, architecture, variant] => (os, architecture, variant),
+        match parts[..] {
+            [os, architecture] => Ok(Platform([os, architecture, ""])),
+            [os, architecture, variant] => Ok(Platform([os, architecture, variant])),
             _ => {
                 let text = show(text.as_bytes());
-                return Err(error!(
+                Err(error!(
                     "a platform is OS/ARCHITECTURE[/VARIANT], not {text}"
-                ));
+                ))
             }
-        };
-        Ok(Platform {
-            os,
-            architecture,
-            variant,
-        })
+        }
     }
 
     /// Without a variant, the one that nearly every such machine has: what is for a lower one runs there, too.
     fn with_variant(self) -> Platform<'a> {
-        let variant = match (self.architecture, self.variant) {
+        let Platform([os, architecture, variant]) = self;
+        let variant = match (architecture, variant) {
             ("amd64", "") => "v1",
             ("arm64", "") => "v8",
             ("arm", "") => "v7",
             (_, same) => same,
         };
-        Platform { variant, ..self }
+        Platform([os, architecture, variant])
     }
 
     fn read(node: &Node<'a, '_>) -> Result<Platform<'a>> {
         node.object()?;
-        let text = |key| node.get(key).map_or(Ok(""), |node| node.text());
-        let (os, architecture, variant) = (text("os")?, text("architecture")?, text("variant")?);
-        Ok(Platform {
-            os,
-            architecture,
-            variant,
-        })
+        let mut platform = Platform([""; 3]);
+        for (part, key) in platform.0.iter_mut().zip(["os", "architecture", "variant"]) {
+            *part = node.text_of(key)?;
+        }
+        Ok(platform)
     }
 
     fn fits(&self, wanted: &Platform) -> bool {
-        (self.os, self.architecture) == (wanted.os, wanted.architecture)
-            && (wanted.variant.is_empty() || self.variant <= wanted.variant)
+        self.0[..2] == wanted.0[..2] && (wanted.0[2].is_empty() || self.0[2] <= wanted.0[2])
     }
 
     /// As `parse` takes it.
     fn text(&self) -> String {
-        let separator = if self.variant.is_empty() { "" } else { "/" };
-        [self.os, "/", self.architecture, separator, self.variant].concat()
+        let parts = if self.0[2].is_empty() { 2 } else { 3 };
+        self.0[..parts].join("/")
     }
 }
 
 /// A configuration, and what each layer's tar hashes to when it is not compressed, the lowest first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Described {
     pub config: Config,
     pub diff_ids: Vec<Sha256>,
@@ -499,60 +477,59 @@ pub fn config(text: &[u8]) -> Result<Described> {
     root.object()?;
     let rootfs = root.need("rootfs")?;
     rootfs.object()?;
-    let mut diff_ids = Vec::new();
+    let mut described = Described::default();
     for node in rootfs.items("diff_ids")? {
-        diff_ids.push(digest(&node)?);
+        described.diff_ids.push(digest(&node)?);
     }
     let platform = Platform::read(&root)?;
-    let mut config = Config::default();
-    if !platform.architecture.is_empty() {
-        config.platform = platform.text();
+    if !platform.0[1].is_empty() {
+        described.config.platform = platform.text();
     }
-    let Some(node) = root.get("config") else {
-        return Ok(Described { config, diff_ids });
+    let Some(run) = root.get("config") else {
+        return Ok(described);
     };
-    node.object()?;
-    let one = |key| {
-        node.get(key)
-            .map_or(Ok(Vec::new()), |node| c_string(&node, node.text()?))
-    };
+    run.object()?;
+    let one = |key| c_string(&run, run.text_of(key)?);
     let strings = |key| -> Result<Vec<Vec<u8>>> {
         let mut strings = Vec::new();
-        for node in node.items(key)? {
+        for node in run.items(key)? {
             strings.push(c_string(&node, node.text()?)?);
         }
         Ok(strings)
     };
     let keys = |key| -> Result<Vec<Vec<u8>>> {
         let mut keys = Vec::new();
-        for (name, node) in node.entries(key)? {
-            keys.push(c_string(&node, name)?);
+        if let Some(object) = run.get(key) {
+            for (name, _) in object.object()? {
+                keys.push(c_string(&object, name)?);
+            }
         }
         Ok(keys)
     };
+    let config = &mut described.config;
     config.entrypoint = strings("Entrypoint")?;
     config.cmd = strings("Cmd")?;
     for mut name in strings("Env")? {
         // What is not NAME=VALUE sets nothing.
-        match name.iter().position(|&byte| byte == b'=') {
-            None | Some(0) => {}
-            Some(at) => {
-                let value = name.split_off(at + 1);
-                name.truncate(at);
-                config.env.push((name, value));
-            }
+        if let Some(at @ 1..) = name.iter().position(|&byte| byte == b'=') {
+            let value = name.split_off(at + 1);
+            name.truncate(at);
+            config.env.push((name, value));
         }
     }
     config.workdir = one("WorkingDir")?;
     config.user = one("User")?;
     config.stop_signal = one("StopSignal")?;
-    for (name, node) in node.entries("Labels")? {
-        let label = (c_string(&node, name)?, c_string(&node, node.text()?)?);
-        config.labels.push(label);
+    if let Some(labels) = run.get("Labels") {
+        for (name, value) in labels.object()? {
+            let value = labels.with(value).text()?;
+            let label = (c_string(&labels, name)?, c_string(&labels, value)?);
+            config.labels.push(label);
+        }
     }
     config.exposed_ports = keys("ExposedPorts")?;
     config.volumes = keys("Volumes")?;
-    Ok(Described { config, diff_ids })
+    Ok(described)
 }
 
 fn texts<'v>(node: &Node<'v, '_>, key: &str) -> Result<Vec<&'v str>> {
@@ -573,11 +550,8 @@ fn c_string(node: &Node, text: &str) -> Result<Vec<u8>> {
 
 fn digest(node: &Node) -> Result<Sha256> {
     let text = node.text()?;
-    let text_shown = show(text.as_bytes());
-    let wrong = || {
-        node.error(&format!(
-            "not \"sha256:\" and 64 digits in lower case: {text_shown}"
-        ))
-    };
+    let shown = show(text.as_bytes());
+    let what = ["not \"sha256:\" and 64 digits in lower case: ", &shown].concat();
+    let wrong = || node.error(&what);
     parse_digest(text).ok_or_else(wrong)
 }

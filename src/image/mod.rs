@@ -40,6 +40,7 @@ pub mod xz;
 #[cfg(feature = "zstd")]
 pub mod zstd;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use decompress::Compression;
@@ -81,6 +82,9 @@ pub struct Tar {
     /// What the inflated bytes have to hash to (an OCI configuration's diff_id).
     pub diff_id: Option<Sha256>,
 }
+
+/// Names, each with a number: the only kind of map here, as each kind is 3 KB of code.
+pub type Names = BTreeMap<Vec<u8>, usize>;
 
 /// SHA-256 (FIPS 180-4).
 pub type Sha256 = [u8; 32];

@@ -18,7 +18,7 @@ use super::tar::Member;
 use super::write::{Writer, file};
 use super::{Config, Sha256};
 use crate::error::{Error, Result};
-use crate::json::string;
+use crate::json::{join, string};
 
 /// A layer: a plain tar, which is a file or a part of one.
 pub struct Layer<'a> {
@@ -30,21 +30,15 @@ pub struct Layer<'a> {
 }
 
 /// The architecture mini was built for, and its variant or nothing, in Go's names as the specification wants them.
-pub const fn platform() -> (&'static str, &'static str) {
-    if cfg!(target_arch = "x86_64") {
-        ("amd64", "")
-    } else if cfg!(target_arch = "aarch64") {
-        ("arm64", "")
-    } else if cfg!(target_arch = "arm") {
-        ("arm", "v7")
-    } else if cfg!(target_arch = "x86") {
-        ("386", "")
-    } else if cfg!(target_arch = "powerpc64") {
-        ("ppc64le", "")
-    } else if cfg!(target_arch = "loongarch64") {
-        ("loong64", "")
-    } else {
-        (std::env::consts::ARCH, "") // riscv64 and s390x are called the same
+pub fn platform() -> (&'static str, &'static str) {
+    match std::env::consts::ARCH {
+        "x86_64" => ("amd64", ""),
+        "x86" => ("386", ""),
+        "aarch64" => ("arm64", ""),
+        "arm" => ("arm", "v7"),
+        "powerpc64" => ("ppc64le", ""),
+        "loongarch64" => ("loong64", ""),
+        same => (same, ""), // riscv64 and s390x
     }
 }
 
@@ -57,28 +51,42 @@ pub fn config_json(
     created_by: &str,
     diff_ids: &[Sha256],
 ) -> String {
-    let strings = |items: &[Vec<u8>]| array(items.iter().map(|item| string(item)));
-    let set = |items: &[Vec<u8>]| object(items.iter().map(|item| pair(item, "{}")));
-    let env = (config.env.iter()).map(|(name, value)| [name, b"=".as_slice(), value].concat());
-    let labels = (config.labels.iter()).map(|(name, value)| pair(name, &string(value)));
-    let run = fields(&[
+    let strings = |items: &[Vec<u8>]| {
+        let items: Vec<_> = items.iter().map(|item| string(item)).collect();
+        join(["[", "]"], &items)
+    };
+    let keys = |items: &[Vec<u8>]| {
+        let items: Vec<_> = items.iter().map(|item| pair(item, "{}")).collect();
+        join(["{", "}"], &items)
+    };
+    let (mut env, mut labels) = (Vec::new(), Vec::new());
+    for (name, value) in &config.env {
+        env.push([name, &b"="[..], value].concat());
+    }
+    for (name, value) in &config.labels {
+        labels.push(pair(name, &string(value)));
+    }
+    let run = object(&[
         ("User", string(&config.user)),
-        ("ExposedPorts", set(&config.exposed_ports)),
-        ("Env", strings(&env.collect::<Vec<_>>())),
+        ("ExposedPorts", keys(&config.exposed_ports)),
+        ("Env", strings(&env)),
         ("Entrypoint", strings(&config.entrypoint)),
         ("Cmd", strings(&config.cmd)),
-        ("Volumes", set(&config.volumes)),
+        ("Volumes", keys(&config.volumes)),
         ("WorkingDir", string(&config.workdir)),
-        ("Labels", object(labels)),
+        ("Labels", join(["{", "}"], &labels)),
         ("StopSignal", string(&config.stop_signal)),
     ]);
     let created = string(rfc3339(created).as_bytes());
-    let history = fields(&[
-        ("created", created.clone()),
-        ("created_by", string(created_by.as_bytes())),
-    ]);
-    let layers = array(diff_ids.iter().map(|id| format!("\"sha256:{}\"", hex(id))));
-    fields(&[
+    let created_by = string(created_by.as_bytes());
+    let history = object(&[("created", created.clone()), ("created_by", created_by)]);
+    let (mut ids, mut histories) = (Vec::new(), Vec::new());
+    for id in diff_ids {
+        ids.push(["\"sha256:", &hex(id), "\""].concat());
+        histories.push(history.clone());
+    }
+    let ids = join(["[", "]"], &ids);
+    object(&[
         ("created", created),
         ("architecture", string(platform.0.as_bytes())),
         ("variant", string(platform.1.as_bytes())),
@@ -86,9 +94,9 @@ pub fn config_json(
         ("config", run),
         (
             "rootfs",
-            format!("{{\"type\":\"layers\",\"diff_ids\":{layers}}}"),
+            ["{\"type\":\"layers\",\"diff_ids\":", &ids, "}"].concat(),
         ),
-        ("history", array(diff_ids.iter().map(|_| history.clone()))),
+        ("history", join(["[", "]"], &histories)),
     ])
 }
 
@@ -100,40 +108,37 @@ pub fn write_archive(
     layers: &[Layer<'_>],
     name: &[u8],
 ) -> Result<u64> {
-    let layer = |layer: &Layer| descriptor("layer.v1.tar", &layer.digest, layer.size, "");
-    let manifest = format!(
-        "{{\"schemaVersion\":2,\"mediaType\":\"{TYPE}manifest.v1+json\",\"config\":{},\"layers\":{}}}",
-        descriptor(
-            "config.v1+json",
-            &sha256(config.as_bytes()),
-            config.len() as u64,
-            ""
-        ),
-        array(layers.iter().map(layer))
+    let mut layer_list = Vec::new();
+    for layer in layers {
+        layer_list.push(descriptor("layer.v1.tar", &layer.digest, layer.size, ""));
+    }
+    let digest = sha256(config.as_bytes());
+    let (config_blob, size) = (blob(&digest), config.len() as u64);
+    let described_by = descriptor("config.v1+json", &digest, size, "");
+    let layer_list = join(["[", "]"], &layer_list);
+    let manifest = document(
+        "manifest.v1+json\",\"config\":",
+        &described_by,
+        &[",\"layers\":", &layer_list].concat(),
     );
     let annotations = match name {
         b"" => String::new(),
-        _ => {
-            let name =
-                object([pair(b"org.opencontainers.image.ref.name", &string(name))].into_iter());
-            format!(",\"annotations\":{name}")
-        }
+        _ => [
+            ",\"annotations\":{\"org.opencontainers.image.ref.name\":",
+            &string(name),
+            "}",
+        ]
+        .concat(),
     };
     let digest = sha256(manifest.as_bytes());
-    let index = format!(
-        "{{\"schemaVersion\":2,\"mediaType\":\"{TYPE}index.v1+json\",\"manifests\":[{}]}}",
-        descriptor(
-            "manifest.v1+json",
-            &digest,
-            manifest.len() as u64,
-            &annotations
-        )
-    );
+    let size = manifest.len() as u64;
+    let listed = descriptor("manifest.v1+json", &digest, size, &annotations);
+    let index = document("index.v1+json\",\"manifests\":[", &listed, "]");
     for (path, text) in [
         ("oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}"),
         ("index.json", &index),
         (&blob(&digest), &manifest),
-        (&blob(&sha256(config.as_bytes())), config),
+        (&config_blob, config),
     ] {
         let mut rest = text.as_bytes();
         member(&mut writer, path, rest.len() as u64, &mut |buffer| {
@@ -164,6 +169,11 @@ pub fn write_archive(
 
 const TYPE: &str = "application/vnd.oci.image.";
 
+fn document(kind: &str, first: &str, rest: &str) -> String {
+    let start = "{\"schemaVersion\":2,\"mediaType\":\"";
+    [start, TYPE, kind, first, rest, "}"].concat()
+}
+
 fn descriptor(kind: &str, digest: &Sha256, size: u64, more: &str) -> String {
     let digest = hex(digest);
     format!(
@@ -189,25 +199,20 @@ fn member(
     writer.data(size, path.as_bytes(), read)
 }
 
-/// An object of these members, without those that are empty.
-fn fields(members: &[(&str, String)]) -> String {
-    let members = members
-        .iter()
-        .filter(|(_, value)| !matches!(&value[..], "\"\"" | "[]" | "{}"));
-    object(members.map(|(key, value)| pair(key.as_bytes(), value)))
+/// An object of these members, whose values are JSON, without those that are empty.
+fn object(members: &[(&str, String)]) -> String {
+    let mut pairs = Vec::new();
+    for (key, value) in members {
+        if !matches!(&value[..], "\"\"" | "[]" | "{}") {
+            pairs.push(pair(key.as_bytes(), value));
+        }
+    }
+    join(["{", "}"], &pairs)
 }
 
 /// A member of an object. `value` is JSON.
 fn pair(key: &[u8], value: &str) -> String {
     string(key) + ":" + value
-}
-
-fn object(pairs: impl Iterator<Item = String>) -> String {
-    format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
-}
-
-fn array(items: impl Iterator<Item = String>) -> String {
-    format!("[{}]", items.collect::<Vec<_>>().join(","))
 }
 
 /// Seconds since 1970 as in `2026-11-22T10:29:54Z` (RFC 3339, which has years of four digits).
@@ -226,11 +231,7 @@ pub fn rfc3339(seconds: u64) -> String {
             break;
         }
         day -= days;
-        (year, month) = if month == 12 {
-            (year + 1, 1)
-        } else {
-            (year, month + 1)
-        };
+        (year, month) = (year + month / 12, month % 12 + 1);
     }
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!(

@@ -128,7 +128,7 @@ impl<'a> Reader<'a> {
                     }
                     parser.extension(&data).map_err(|reason| {
                         let name = show(&parser.name);
-                        format!("member {name}: {reason} (header at byte {offset})")
+                        error!("member {name}: {reason} (header at byte {offset})")
                     })?;
                     self.skip_padding(size as u64)?;
                 }
@@ -155,13 +155,12 @@ impl<'a> Reader<'a> {
         match (members, self.offset) {
             (0, 0) => "it is empty".into(),
             (0, end) => {
-                format!("it is not a tar archive: it ends at byte {end} without a member").into()
+                error!("it is not a tar archive: it ends at byte {end} without a member")
             }
-            (_, end) => format!(
-                "it ends at byte {end} after member {} without an end mark (truncated?)",
-                show(last)
-            )
-            .into(),
+            (_, end) => {
+                let last = show(last);
+                error!("it ends at byte {end} after member {last} without an end mark (truncated?)")
+            }
         }
     }
 
@@ -176,9 +175,7 @@ impl<'a> Reader<'a> {
             Ok([]) => return Ok(None),
             Ok(data) => take(&data[..limit.min(data.len() as u64) as usize])?,
             Err(error) if error.kind() == ErrorKind::Interrupted => 0,
-            Err(error) => {
-                return Err(error!("reading it after {} bytes: {error}", self.offset));
-            }
+            Err(error) => return Err(error!("reading it after {} bytes: {error}", self.offset)),
         };
         self.source.consume(taken);
         self.offset += taken as u64;
@@ -225,19 +222,18 @@ impl<'a> Reader<'a> {
 
     /// Passes over the data of a file.
     pub fn skip_data(&mut self, stored: u64) -> Outcome<()> {
-        match self.pass(stored)? {
-            done if done < stored => Err(cut_off(done, stored)),
-            _ => Ok(()),
+        let done = self.pass(stored)?;
+        if done < stored {
+            return Err(cut_off(done, stored));
         }
+        Ok(())
     }
 
     fn skip(&mut self, bytes: u64) -> Outcome<()> {
-        match self.pass(bytes)? {
-            done if done < bytes => {
-                Err(error!("archive ends at byte {} (truncated?)", self.offset))
-            }
-            _ => Ok(()),
+        if self.pass(bytes)? < bytes {
+            return Err(error!("archive ends at byte {} (truncated?)", self.offset));
         }
+        Ok(())
     }
 
     /// Passes over what fills the last block of `size` bytes of data.
@@ -248,7 +244,7 @@ impl<'a> Reader<'a> {
 
 /// The error of a file of which only `done` bytes are there.
 pub fn cut_off(done: u64, stored: u64) -> Error {
-    format!("archive ends after {done} of {stored} bytes (truncated?)").into()
+    error!("archive ends after {done} of {stored} bytes (truncated?)")
 }
 
 /// What names that begin with ".wh." mean.

@@ -9,6 +9,8 @@
 //!
 //! Left out: changing modes on the way. The caller has CAP_DAC_OVERRIDE over the tree, if only in its user namespace.
 
+use std::ffi::{CStr, CString};
+
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, openat, openat2, renameat, seek,
@@ -18,6 +20,12 @@ use rustix::io::{Errno, Result};
 
 /// Removes whatever `name` in `parent` is. It is no error if there is nothing. A mount point in it is EBUSY or EXDEV.
 pub fn remove_tree(parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    let name = CString::new(name).or(Err(Errno::INVAL))?;
+    remove_entry(parent, &name)
+}
+
+/// [`remove_tree`], of a name as the kernel wants it.
+pub fn remove_entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     if remove(parent, name)? {
         return Ok(());
     }
@@ -31,13 +39,13 @@ pub fn remove_tree(parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
             return Err(Errno::NOTEMPTY);
         }
         seek(&top, SeekFrom::Start(0))?;
-        for_each_entry(top.as_fd(), |entry| {
+        for_each_entry(top.as_fd(), &mut |entry| {
             if remove(top.as_fd(), entry)? {
                 progress = true;
                 return Ok(());
             }
             let directory = open_dir(top.as_fd(), entry)?;
-            for_each_entry(directory.as_fd(), |inner| {
+            for_each_entry(directory.as_fd(), &mut |inner| {
                 progress = true;
                 match remove(directory.as_fd(), inner)? {
                     true => Ok(()),
@@ -51,7 +59,7 @@ pub fn remove_tree(parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
 }
 
 /// Removes a file or an empty directory; false if it is a directory that is not empty.
-fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
+fn remove(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool> {
     let result = match unlinkat(parent, name, AtFlags::empty()) {
         // POSIX asks for EPERM, Linux says EISDIR; some file systems follow POSIX.
         Err(error @ (Errno::ISDIR | Errno::PERM)) => {
@@ -71,18 +79,18 @@ fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
 
 /// Moves the directory `name` into `top` under a name that is free there. A rename replaces an empty directory, which
 /// is just as well, and fails if anything else has the name.
-fn move_up(from: BorrowedFd<'_>, name: &[u8], top: BorrowedFd<'_>, moved: &mut u64) -> Result<()> {
+fn move_up(from: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, moved: &mut u64) -> Result<()> {
     loop {
-        let free = format!(".removed-{moved}");
+        let free = CString::new(format!(".removed-{moved}")).or(Err(Errno::INVAL))?;
         *moved += 1;
-        match renameat(from, name, top, free.as_str()) {
+        match renameat(from, name, top, &*free) {
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
             result => return result,
         }
     }
 }
 
-fn open_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+fn open_dir(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat2(parent, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
         // Before Linux 5.6 a mount is entered; mini makes none there that this could meet.
@@ -94,15 +102,15 @@ fn open_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
 /// Calls `act` with each name in a directory but "." and "..".
 pub fn for_each_entry(
     directory: BorrowedFd<'_>,
-    mut act: impl FnMut(&[u8]) -> Result<()>,
+    act: &mut dyn FnMut(&CStr) -> Result<()>,
 ) -> Result<()> {
     let mut buffer = Vec::with_capacity(16 * 1024);
     let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
     while let Some(entry) = entries.next() {
         let entry = entry?;
-        match entry.file_name().to_bytes() {
-            b"." | b".." => {}
-            name => act(name)?,
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            act(name)?;
         }
     }
     Ok(())

@@ -32,9 +32,15 @@ type Parsed<T> = Result<T, &'static str>;
 
 type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// The attributes that are access control lists.
+pub const ACCESS: &[u8] = b"system.posix_acl_access";
+pub const DEFAULT: &[u8] = b"system.posix_acl_default";
+
+/// What a member is, with the type in its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Kind {
-    File,
+    File = b'0',
     HardLink,
     Symlink,
     Character,
@@ -81,21 +87,33 @@ pub enum Item {
     End,
 }
 
+/// The records of pax headers that have a string for a value, and what they are called here.
+const TEXTS: [&[u8]; 5] = [
+    b"path",
+    b"linkpath",
+    b"GNU.sparse.name",
+    b"SCHILY.acl.access",
+    b"SCHILY.acl.default",
+];
+
+/// Those that have a number. The sparse formats 0.0 and 0.1 say size, 1.0 says realsize.
+const NUMBERS: [&[u8]; 6] = [
+    b"size",
+    b"uid",
+    b"gid",
+    b"GNU.sparse.major",
+    b"GNU.sparse.size",
+    b"GNU.sparse.realsize",
+];
+
 /// What the extension headers say about the next member.
 #[derive(Clone, Default)]
 struct Extended {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u32>,
-    gid: Option<u32>,
+    /// The values of [`TEXTS`], empty if there is none, and of [`NUMBERS`], the last two of which are one.
+    texts: [Vec<u8>; 5],
+    numbers: [Option<u64>; 5],
     mtime: Option<(i64, u32)>,
     xattrs: Xattrs,
-    acl_access: Option<Vec<u8>>,
-    acl_default: Option<Vec<u8>>,
-    sparse_major: Option<u64>,
-    sparse_name: Option<Vec<u8>>,
-    sparse_size: Option<u64>,
     /// Offset and length of each extent in turn.
     sparse_map: Vec<u64>,
 }
@@ -120,8 +138,8 @@ pub struct Parser {
     state: State,
     global: Extended,
     local: Option<Extended>,
-    long_path: Option<Vec<u8>>,
-    long_link: Option<Vec<u8>>,
+    /// GNU tar's long name and link target, if not empty.
+    long: [Vec<u8>; 2],
 }
 
 impl Parser {
@@ -159,8 +177,8 @@ impl Parser {
     /// Takes the data of an extension header.
     pub fn extension(&mut self, data: &[u8]) -> Parsed<()> {
         match std::mem::take(&mut self.state) {
-            State::Extension(b'L') => self.long_path = text(c_string(data))?,
-            State::Extension(b'K') => self.long_link = text(c_string(data))?,
+            State::Extension(b'L') => self.long[0] = c_string(data).to_vec(),
+            State::Extension(b'K') => self.long[1] = c_string(data).to_vec(),
             State::Extension(b'g') => records(&mut self.global, data)?,
             State::Extension(b'x' | b'X') => {
                 let global = &self.global;
@@ -174,21 +192,30 @@ impl Parser {
     fn member_header(&mut self, block: &[u8; BLOCK]) -> Parsed<Item> {
         let local = self.local.take();
         let mut extended = local.unwrap_or_else(|| self.global.clone());
-        let (long_path, long_link) = (self.long_path.take(), self.long_link.take());
-        let path = extended.sparse_name.take().or(extended.path.take());
-        if let Some(path) = path.or(long_path) {
-            self.name = path;
+        let [path, target, sparse_name, access, default] = std::mem::take(&mut extended.texts);
+        let [long_path, long_link] = std::mem::take(&mut self.long);
+        for path in [long_path, path, sparse_name] {
+            if !path.is_empty() {
+                self.name = path;
+            }
         }
-        let link = extended.link.take().or(long_link);
-        let sparse = (extended.sparse_major, extended.sparse_size);
-        let map = std::mem::take(&mut extended.sparse_map);
-        let mut member = Box::new(describe(block, self.name.clone(), extended)?);
-        member.link = link.unwrap_or_else(|| c_string(&block[157..257]).to_vec());
+        let mut link = c_string(&block[157..257]).to_vec();
+        for target in [long_link, target] {
+            if !target.is_empty() {
+                link = target;
+            }
+        }
+        let mut member = describe(block, self.name.clone(), link, &extended)?;
+        member.xattrs = extended.xattrs;
+        add_acl(&mut member.xattrs, ACCESS, &access, acl::MINIMAL)?;
+        add_acl(&mut member.xattrs, DEFAULT, &default, 0)?;
+        let map = extended.sparse_map;
         if block[156] == b'S' {
             member.size = unsigned(&block[483..495])?;
             return self.old_sparse(member, map, &block[386..482], block[482] != 0);
         }
-        match sparse {
+        let [.., major, size] = extended.numbers;
+        match (major, size) {
             (None, None) => Ok(Item::Member(member)),
             _ if member.kind != Kind::File => Ok(Item::Member(member)),
             (Some(1), Some(size)) => {
@@ -255,8 +282,13 @@ impl Parser {
     }
 }
 
-/// The member in a header block, with what the extension headers changed, but for link and sparse map.
-fn describe(block: &[u8; BLOCK], path: Vec<u8>, extended: Extended) -> Parsed<Member> {
+/// The member in a header block, with what the extension headers changed, but for attributes and sparse map.
+fn describe(
+    block: &[u8; BLOCK],
+    path: Vec<u8>,
+    link: Vec<u8>,
+    extended: &Extended,
+) -> Parsed<Box<Member>> {
     let typeflag = block[156];
     let kind = match typeflag {
         b'1' => Kind::HardLink,
@@ -271,11 +303,17 @@ fn describe(block: &[u8; BLOCK], path: Vec<u8>, extended: Extended) -> Parsed<Me
         // POSIX: a type that is not known is treated as a regular file. '7' was "contiguous".
         _ => Kind::File,
     };
-    let stored = match extended.size {
+    let [size, uid, gid, ..] = extended.numbers;
+    let stored = match size {
         // These have no data, whatever the size says (POSIX; GNU tar for hard links in pax format).
         _ if matches!(typeflag, b'1'..=b'6') => 0,
         Some(size) => size,
         None => unsigned(&block[124..136])?,
+    };
+    // Those of extension headers have been checked.
+    let owner = |said: Option<u64>, field| match said {
+        Some(said) => Ok(said as u32),
+        None => id(number(field)?),
     };
     // Other types may have anything here: v7 had no such fields.
     let device = |field| match kind {
@@ -284,17 +322,13 @@ fn describe(block: &[u8; BLOCK], path: Vec<u8>, extended: Extended) -> Parsed<Me
         }
         _ => Ok(0),
     };
-    Ok(Member {
+    Ok(Box::new(Member {
         kind,
         path,
-        link: Vec::new(),
+        link,
         mode: (number(&block[100..108])? & 0o7777) as u32,
-        uid: extended
-            .uid
-            .map_or_else(|| id(number(&block[108..116])?), Ok)?,
-        gid: extended
-            .gid
-            .map_or_else(|| id(number(&block[116..124])?), Ok)?,
+        uid: owner(uid, &block[108..116])?,
+        gid: owner(gid, &block[116..124])?,
         mtime: match extended.mtime {
             Some(time) => time,
             None => (number(&block[136..148])?, 0),
@@ -303,29 +337,21 @@ fn describe(block: &[u8; BLOCK], path: Vec<u8>, extended: Extended) -> Parsed<Me
         size: stored,
         major: device(&block[329..337])?,
         minor: device(&block[337..345])?,
-        xattrs: with_acls(extended)?,
+        xattrs: Vec::new(),
         sparse: None,
-    })
+    }))
 }
 
-/// The extended attributes, and the access control lists unless they are among the attributes already: GNU tar
+/// Adds an access control list that has more than `minimal` bytes, unless it is among the attributes already: GNU tar
 /// writes both forms when asked for both, and only the attribute has numbers for sure.
-fn with_acls(extended: Extended) -> Parsed<Xattrs> {
-    let mut xattrs = extended.xattrs;
-    for (name, list, minimal) in [
-        ("system.posix_acl_access", extended.acl_access, acl::MINIMAL),
-        ("system.posix_acl_default", extended.acl_default, 0),
-    ] {
-        if let Some(list) = list
-            && !xattrs.iter().any(|(other, _)| other == name.as_bytes())
-        {
-            let list = acl::from_text(&list)?;
-            if list.len() > minimal {
-                xattrs.push((name.into(), list));
-            }
+fn add_acl(xattrs: &mut Xattrs, name: &[u8], text: &[u8], minimal: usize) -> Parsed<()> {
+    if !text.is_empty() && !xattrs.iter().any(|(other, _)| other == name) {
+        let list = acl::from_text(text)?;
+        if list.len() > minimal {
+            xattrs.push((name.into(), list));
         }
     }
-    Ok(xattrs)
+    Ok(())
 }
 
 /// Gives the member its sparse map, checked against the sizes: whoever unpacks or maps the file relies on it.
@@ -382,27 +408,32 @@ impl Extended {
     fn set(&mut self, key: &[u8], value: &[u8]) -> Parsed<()> {
         const MALFORMED: &str = "its pax header has a malformed number";
         let number = |text| decimal(text).ok_or(MALFORMED);
-        let optional = || Some(value).filter(|text| !text.is_empty());
-        let owner = |text| id(i64::try_from(number(text)?).unwrap_or(i64::MAX));
+        if let Some(at) = TEXTS.iter().position(|known| *known == key) {
+            if value.contains(&0) {
+                return Err("its extension header has a NUL byte in a string");
+            }
+            self.texts[at] = value.to_vec();
+            return Ok(());
+        }
+        if let Some(at) = NUMBERS.iter().position(|known| *known == key) {
+            let said = match value {
+                b"" => None,
+                _ => Some(number(value)?),
+            };
+            if let (b"uid" | b"gid", Some(owner)) = (key, said) {
+                id(i64::try_from(owner).unwrap_or(i64::MAX))?;
+            }
+            self.numbers[at.min(4)] = said;
+            return Ok(());
+        }
         match key {
-            b"path" => self.path = text(value)?,
-            b"linkpath" => self.link = text(value)?,
-            b"size" => self.size = optional().map(number).transpose()?,
-            b"uid" => self.uid = optional().map(owner).transpose()?,
-            b"gid" => self.gid = optional().map(owner).transpose()?,
             b"mtime" => {
-                let time = |text| time(text).ok_or(MALFORMED);
-                self.mtime = optional().map(time).transpose()?;
+                self.mtime = match value {
+                    b"" => None,
+                    _ => Some(time(value).ok_or(MALFORMED)?),
+                }
             }
-            b"SCHILY.acl.access" => self.acl_access = text(value)?,
-            b"SCHILY.acl.default" => self.acl_default = text(value)?,
-            b"GNU.sparse.name" => self.sparse_name = text(value)?,
-            b"GNU.sparse.major" => self.sparse_major = optional().map(number).transpose()?,
-            // The formats 0.0 and 0.1 say size, 1.0 says realsize.
-            b"GNU.sparse.size" | b"GNU.sparse.realsize" => {
-                self.sparse_size = optional().map(number).transpose()?;
-            }
-            // 0.0: one record for each number.
+            // Sparse format 0.0: one record for each number.
             b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
                 push(&mut self.sparse_map, number(value)?)?;
             }
@@ -466,12 +497,18 @@ fn name(block: &[u8; BLOCK]) -> Vec<u8> {
 /// The checksum is the sum of all bytes, its own field taken as spaces. Some old writers summed signed bytes.
 fn check(block: &[u8; BLOCK]) -> Parsed<()> {
     let field = &block[148..156];
-    let unsigned = |bytes: &[u8]| bytes.iter().map(|&byte| i64::from(byte)).sum::<i64>();
-    let signed = |bytes: &[u8]| bytes.iter().map(|&byte| i64::from(byte as i8)).sum::<i64>();
+    let sums = |bytes: &[u8]| {
+        let mut sums = (0, 0);
+        for &byte in bytes {
+            sums.0 += i64::from(byte);
+            sums.1 += i64::from(byte as i8);
+        }
+        sums
+    };
+    let (all, own) = (sums(block), sums(field));
     let spaces = 8 * i64::from(b' ');
     match number(field) {
-        Ok(sum) if sum == unsigned(block) - unsigned(field) + spaces => Ok(()),
-        Ok(sum) if sum == signed(block) - signed(field) + spaces => Ok(()),
+        Ok(sum) if sum == all.0 - own.0 + spaces || sum == all.1 - own.1 + spaces => Ok(()),
         _ => Err("wrong checksum"),
     }
 }
@@ -479,15 +516,6 @@ fn check(block: &[u8; BLOCK]) -> Parsed<()> {
 /// Up to the first NUL, or all.
 fn c_string(field: &[u8]) -> &[u8] {
     field.split(|&byte| byte == 0).next().unwrap_or(field)
-}
-
-/// A string of an extension header; None if it is empty.
-fn text(value: &[u8]) -> Parsed<Option<Vec<u8>>> {
-    match value {
-        b"" => Ok(None),
-        _ if value.contains(&0) => Err("its extension header has a NUL byte in a string"),
-        _ => Ok(Some(value.to_vec())),
-    }
 }
 
 /// A number of a header: octal digits between spaces and NULs; or, if the first bit is set, two's complement of the

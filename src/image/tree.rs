@@ -8,7 +8,7 @@
 //!   share a node; and so are the reasons why an archive is refused.
 //! - What only unpacking can do ends with `Tree::refused` set, rather than in another tree than unpacking would make.
 //! - Node 0 is the root. An entry leads to a node that exists, and a directory has one entry only; so there are no
-//!   cycles. Nodes that no entry leads to any more stay in the list.
+//!   cycles. Nodes that no entry leads to any more stay in the list, and so do names that have been removed.
 //! - Memory is bounded: every node is charged against [`MEMORY`].
 //! - Nothing depends on the machine or the time: a directory that is only implied is root's, 0755, and as old as the
 //!   member below it that first implied it.
@@ -16,19 +16,17 @@
 //! Left out: paths through a symlink; holes. A directory that a layer both removes and implies without having it as a
 //! member keeps the attributes of the lower layer's if the whiteout comes after what implies it.
 
-use std::collections::BTreeMap;
-
 use rustix::io::Errno;
 
-use super::acl;
 use super::reader::{HIDES_ALL, Name, Outcome, Reader, Whiteouts, clean, show, split};
 use super::tar::{BLOCK, Kind, Member};
+use super::{Names, acl};
 use crate::error::{error, quote, reason};
 
 /// Bytes of memory for nodes: about a million. Without a limit, an archive of nothing but headers takes as much.
 const MEMORY: usize = 256 << 20;
 /// What a name costs in a directory, beside its bytes: a share of a node of the map, and the allocator's.
-const ENTRY: usize = 96;
+const ENTRY: usize = 112;
 
 /// limits.h, with the NUL.
 const PATH_MAX: usize = 4096;
@@ -52,6 +50,7 @@ const OPAQUE: &[u8] = b"overlay.opaque";
 pub struct Tree {
     /// The first is the root.
     pub nodes: Vec<Node>,
+    entries: Vec<Entry>,
     pub members: u64,
     /// After an error: that it is no fault of the archive; unpacking can do it, or knows what is wrong.
     pub refused: bool,
@@ -76,7 +75,8 @@ pub struct Node {
 }
 
 pub enum Content {
-    Directory(BTreeMap<Vec<u8>, Entry>),
+    /// The numbers of its entries.
+    Directory(Names),
     /// `size` bytes, `offset` bytes after the beginning of the tar's file; the tars are numbered from 0.
     File {
         tar: usize,
@@ -91,8 +91,9 @@ pub enum Content {
     },
 }
 
-pub struct Entry {
-    pub node: usize,
+struct Entry {
+    /// None if it was removed.
+    node: Option<usize>,
     /// The last layer that has it, or something in it; 0 for a whiteout.
     layer: u32,
 }
@@ -109,6 +110,7 @@ impl Tree {
     pub fn new(whiteouts: Whiteouts) -> Tree {
         Tree {
             nodes: vec![Node::implied((0, 0))],
+            entries: Vec::new(),
             members: 0,
             refused: false,
             whiteouts,
@@ -139,10 +141,10 @@ impl Tree {
     }
 
     fn charge(&mut self, bytes: usize) -> Outcome<()> {
-        match self.memory.checked_sub(bytes) {
-            Some(left) => self.memory = left,
-            None => return self.refuse("more files than fit in memory"),
-        }
+        let Some(left) = self.memory.checked_sub(bytes) else {
+            return self.refuse("more files than fit in memory");
+        };
+        self.memory = left;
         Ok(())
     }
 
@@ -160,23 +162,21 @@ impl Tree {
         let parent = self.parent(above, member.mtime)?;
         match meaning {
             Name::Whiteout(name) => return self.hide(above, parent, name),
-            Name::Opaque if parent == 0 && matches!(self.whiteouts, Whiteouts::Overlay { .. }) => {
-                return Err(HIDES_ALL.into());
-            }
+            Name::Opaque if parent == 0 && self.is_overlay() => return Err(HIDES_ALL.into()),
             Name::Opaque => return self.opaque(parent),
             Name::Ordinary | Name::Metadata => {}
         }
         match member.kind {
             Kind::Directory if path.is_empty() => self.attributes(0, member),
             Kind::Directory => {
-                let node = self.directory(parent, name, member.mtime)?;
+                let node = self.directory(parent, name, member.mtime, true)?;
                 self.attributes(node, member)
             }
             _ if path.is_empty() => Err("it would replace the root".into()),
             Kind::HardLink => self.hard_link(parent, name, &member.link),
             _ => {
                 let content = self.content(member, data)?;
-                let node = self.make(parent, name, content)?;
+                let node = self.make(parent, name, content, self.layer)?;
                 self.attributes(node, member)
             }
         }
@@ -186,66 +186,87 @@ impl Tree {
     fn parent(&mut self, path: &[u8], mtime: (i64, u32)) -> Outcome<usize> {
         let mut here = 0;
         for name in path.split(|&byte| byte == b'/').filter(|n| !n.is_empty()) {
-            let found = self.find(here, name);
-            here = match found.map(|node| (node, &self.nodes[node].content)) {
-                // Nobody will ask which layer it belongs to.
-                Some((node, Content::Directory(_))) if self.whiteouts == Whiteouts::Ordinary => {
-                    node
-                }
-                None | Some((_, Content::Directory(_))) => self.directory(here, name, mtime)?,
-                // Of an earlier layer, and overridden by this one.
-                Some((_, whiteout)) if self.is_whiteout(whiteout) => {
-                    self.directory(here, name, mtime)?
-                }
-                Some((_, Content::Symlink(_))) => return self.refuse("a symlink is in its path"),
-                Some(_) => {
-                    return Err(error!("parent directory: {}", reason(Errno::NOTDIR)));
-                }
-            };
+            here = self.directory(here, name, mtime, false)?;
         }
         Ok(here)
     }
 
-    fn is_whiteout(&self, content: &Content) -> bool {
-        let kind = Kind::Character;
+    fn is_overlay(&self) -> bool {
         matches!(self.whiteouts, Whiteouts::Overlay { .. })
-            && matches!(content, Content::Special { kind: found, rdev: 0 } if *found == kind)
     }
 
-    fn find(&self, directory: usize, name: &[u8]) -> Option<usize> {
+    fn entry(&self, directory: usize, name: &[u8]) -> Option<usize> {
         match &self.nodes[directory].content {
-            Content::Directory(entries) => Some(entries.get(name)?.node),
+            Content::Directory(names) => names.get(name).copied(),
             _ => None,
         }
     }
 
-    /// Gives `name` to a node; whatever had it loses it.
-    fn enter(&mut self, directory: usize, name: &[u8], node: usize, layer: u32) {
-        if let Content::Directory(entries) = &mut self.nodes[directory].content {
-            match entries.get_mut(name) {
-                Some(entry) => *entry = Entry { node, layer },
-                None => drop(entries.insert(name.to_vec(), Entry { node, layer })),
+    fn find(&self, directory: usize, name: &[u8]) -> Option<usize> {
+        self.entries[self.entry(directory, name)?].node
+    }
+
+    /// Names and nodes in a directory, in the order of the names; none if it is something else.
+    pub fn list(&self, directory: usize) -> Vec<(&[u8], usize)> {
+        let mut list = Vec::new();
+        if let Content::Directory(names) = &self.nodes[directory].content {
+            for (name, &entry) in names {
+                if let Some(node) = self.entries[entry].node {
+                    list.push((&name[..], node));
+                }
             }
         }
+        list
     }
 
-    fn make(&mut self, directory: usize, name: &[u8], node: Node) -> Outcome<usize> {
-        self.charge(size_of::<Node>() + ENTRY + name.len())?;
-        self.nodes.push(node);
-        self.enter(directory, name, self.nodes.len() - 1, self.layer);
-        Ok(self.nodes.len() - 1)
-    }
-
-    /// The directory `name`: the one that is there, or a new one in place of what else is there.
-    fn directory(&mut self, parent: usize, name: &[u8], mtime: (i64, u32)) -> Outcome<usize> {
-        let found = self.find(parent, name);
-        if let Some(node) = found
-            && let Content::Directory(_) = self.nodes[node].content
-        {
-            self.enter(parent, name, node, self.layer);
-            return Ok(node);
+    /// Gives `name` to a node; whatever had it loses it.
+    fn enter(&mut self, directory: usize, name: &[u8], node: usize, layer: u32) -> Outcome<()> {
+        let node = Some(node);
+        if let Some(entry) = self.entry(directory, name) {
+            self.entries[entry] = Entry { node, layer };
+            return Ok(());
         }
-        let node = self.make(parent, name, Node::implied(mtime))?;
+        self.charge(ENTRY + name.len())?;
+        if let Content::Directory(names) = &mut self.nodes[directory].content {
+            names.insert(name.to_vec(), self.entries.len());
+            self.entries.push(Entry { node, layer });
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, directory: usize, name: &[u8], node: Node, layer: u32) -> Outcome<usize> {
+        self.charge(size_of::<Node>())?;
+        self.nodes.push(node);
+        let number = self.nodes.len() - 1;
+        self.enter(directory, name, number, layer)?;
+        Ok(number)
+    }
+
+    /// The directory `name`: the one that is there, or a new one; if `replace`, in place of whatever is there.
+    fn directory(
+        &mut self,
+        parent: usize,
+        name: &[u8],
+        mtime: (i64, u32),
+        replace: bool,
+    ) -> Outcome<usize> {
+        let entry = self.entry(parent, name);
+        let found = entry.and_then(|entry| self.entries[entry].node);
+        if let (Some(entry), Some(node)) = (entry, found) {
+            match &self.nodes[node].content {
+                Content::Directory(_) => {
+                    self.entries[entry].layer = self.layer;
+                    return Ok(node);
+                }
+                _ if replace => {}
+                Content::Symlink(_) => return self.refuse("a symlink is in its path"),
+                // Of an earlier layer, and overridden by this one.
+                Content::Special { kind, rdev: 0 }
+                    if *kind == Kind::Character && self.is_overlay() => {}
+                _ => return Err(error!("parent directory: {}", reason(Errno::NOTDIR))),
+            }
+        }
+        let node = self.make(parent, name, Node::implied(mtime), self.layer)?;
         self.nodes[node].only = self.layer;
         match found {
             // What was there hid the directories below; this one still does.
@@ -301,9 +322,7 @@ impl Tree {
         {
             return failed(Errno::PERM);
         }
-        self.charge(ENTRY + name.len())?;
-        self.enter(parent, name, node, self.layer);
-        Ok(())
+        self.enter(parent, name, node, self.layer)
     }
 
     /// What a hard link means by `path`.
@@ -320,45 +339,43 @@ impl Tree {
     }
 
     fn remove(&mut self, directory: usize, name: &[u8]) {
-        if let Content::Directory(entries) = &mut self.nodes[directory].content {
-            entries.remove(name);
+        if let Some(entry) = self.entry(directory, name) {
+            self.entries[entry].node = None;
         }
     }
 
     /// A whiteout: removes what lower layers have put at `name` in `directory`, which has the path `above`.
     fn hide(&mut self, above: &[u8], directory: usize, name: &[u8]) -> Outcome<()> {
-        let Content::Directory(entries) = &self.nodes[directory].content else {
-            return Ok(());
-        };
-        match entries.get(name) {
+        let entry = self.entry(directory, name);
+        match entry.map(|entry| &self.entries[entry]) {
             // This layer has it as well: of a directory, only what this layer has put there stays.
-            Some(&Entry { node, layer }) if layer == self.layer => match self.nodes[node].content {
-                Content::Directory(_) => self.opaque(node),
-                _ => Ok(()),
-            },
-            _ if self.shows_below(above) => {
-                let (kind, rdev, mode) = (Kind::Character, 0, 0);
-                let content = Content::Special { kind, rdev };
-                let whiteout = Node {
-                    content,
-                    mode,
-                    ..Node::implied((0, 0))
-                };
-                self.make(directory, name, whiteout)?;
-                self.enter(directory, name, self.nodes.len() - 1, 0);
-                Ok(())
+            Some(&Entry {
+                node: Some(node),
+                layer,
+            }) if layer == self.layer => {
+                if let Content::Directory(_) = self.nodes[node].content {
+                    self.opaque(node)?;
+                }
+                return Ok(());
             }
-            _ => {
-                self.remove(directory, name);
-                Ok(())
-            }
+            _ => {}
         }
+        if self.shows_below(above) {
+            let (kind, rdev) = (Kind::Character, 0);
+            let mut whiteout = Node::implied((0, 0));
+            whiteout.content = Content::Special { kind, rdev };
+            whiteout.mode = 0;
+            self.make(directory, name, whiteout, 0)?;
+        } else {
+            self.remove(directory, name);
+        }
+        Ok(())
     }
 
     /// Whether an overlay shows what is below in the directory `path`. Where it does not, it would list whiteouts.
     fn shows_below(&self, path: &[u8]) -> bool {
         let mut here = Some(0);
-        let mut shows = matches!(self.whiteouts, Whiteouts::Overlay { .. });
+        let mut shows = self.is_overlay();
         for name in path.split(|&byte| byte == b'/') {
             here = here.and_then(|node| self.find(node, name));
             let opaque = |node: usize| self.nodes[node].xattrs.iter().any(|x| x.name == OPAQUE);
@@ -373,12 +390,15 @@ impl Tree {
         let mut todo = vec![directory];
         while let Some(node) = todo.pop() {
             let node = &mut self.nodes[node];
-            if let Content::Directory(entries) = &mut node.content
+            if let Content::Directory(names) = &node.content
                 && node.only != layer
             {
                 node.only = layer;
-                entries.retain(|_, entry| entry.layer == layer);
-                todo.extend(entries.values().map(|entry| entry.node));
+                for &entry in names.values() {
+                    let entry = &mut self.entries[entry];
+                    entry.node = entry.node.filter(|_| entry.layer == layer);
+                    todo.extend(entry.node);
+                }
             }
         }
         let prefix = match self.whiteouts {
@@ -386,15 +406,7 @@ impl Tree {
             Whiteouts::Overlay { userxattr: false } => TRUSTED,
             _ => return Ok(()),
         };
-        let (name, value) = (OPAQUE.to_vec(), b"y".to_vec());
-        self.set_xattr(
-            directory,
-            Xattr {
-                prefix,
-                name,
-                value,
-            },
-        )
+        self.set_xattr(directory, prefix, OPAQUE, b"y".into())
     }
 
     fn attributes(&mut self, node: usize, member: &mut Member) -> Outcome<()> {
@@ -404,46 +416,41 @@ impl Tree {
         // A directory may have had one; it is like the mode and not added to.
         found.xattrs.retain(|xattr| xattr.prefix != ACCESS);
         for (name, value) in std::mem::take(&mut member.xattrs) {
-            let known = PREFIXES.iter().find_map(|&(start, prefix)| {
-                let rest = name.strip_prefix(start)?;
-                let whole = matches!(prefix, ACCESS | DEFAULT);
-                (whole == rest.is_empty() && rest.len() <= NAME_MAX).then_some((prefix, rest))
-            });
-            let Some((prefix, rest)) = known.filter(|_| value.len() <= usize::from(u16::MAX))
-            else {
-                return self.refuse(&format!("extended attribute {}", quote(&name)));
-            };
-            let list = matches!(prefix, ACCESS | DEFAULT).then(|| acl::mode(&value));
+            let mut prefixes = PREFIXES.iter();
+            let found = prefixes.find(|(start, _)| name.starts_with(start));
+            let (start, prefix) = *found.unwrap_or(&(b"", 0));
+            let rest = &name[start.len()..];
+            let is_list = matches!(prefix, ACCESS | DEFAULT);
+            let list = is_list.then(|| acl::mode(&value));
             let possible = match (prefix, member.kind) {
+                (0, _) => false,
                 (USER, kind) => matches!(kind, Kind::File | Kind::Directory),
                 (DEFAULT, kind) => kind == Kind::Directory && list != Some(None),
                 (ACCESS, kind) => kind != Kind::Symlink && list == Some(Some(member.mode & 0o777)),
                 _ => true,
             };
-            if !possible {
+            let long = rest.len() > NAME_MAX || value.len() > usize::from(u16::MAX);
+            if !possible || long || is_list != rest.is_empty() {
                 return self.refuse(&format!("extended attribute {}", quote(&name)));
             }
             // The kernel does not keep a list that says no more than the mode.
             if prefix != ACCESS || value.len() > acl::MINIMAL {
-                let name = rest.to_vec();
-                self.set_xattr(
-                    node,
-                    Xattr {
-                        prefix,
-                        name,
-                        value,
-                    },
-                )?;
+                self.set_xattr(node, prefix, rest, value)?;
             }
         }
         Ok(())
     }
 
-    fn set_xattr(&mut self, node: usize, xattr: Xattr) -> Outcome<()> {
-        self.charge(size_of::<Xattr>() + xattr.name.len() + xattr.value.len())?;
+    fn set_xattr(&mut self, node: usize, prefix: u8, name: &[u8], value: Vec<u8>) -> Outcome<()> {
+        self.charge(size_of::<Xattr>() + name.len() + value.len())?;
         let xattrs = &mut self.nodes[node].xattrs;
-        xattrs.retain(|other| (other.prefix, &other.name) != (xattr.prefix, &xattr.name));
-        xattrs.push(xattr);
+        xattrs.retain(|other| (other.prefix, &other.name[..]) != (prefix, name));
+        let name = name.to_vec();
+        xattrs.push(Xattr {
+            prefix,
+            name,
+            value,
+        });
         // The largest size an inode of EROFS can say.
         match xattrs.iter().map(Xattr::size).sum::<usize>() {
             0..=0x3fff0 => Ok(()),
@@ -456,7 +463,7 @@ impl Node {
     /// A directory without a member of its own.
     fn implied(mtime: (i64, u32)) -> Node {
         Node {
-            content: Content::Directory(BTreeMap::new()),
+            content: Content::Directory(Names::new()),
             mode: 0o755,
             uid: 0,
             gid: 0,

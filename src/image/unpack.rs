@@ -16,25 +16,23 @@
 //! Left out: attributes of a hard link (they are its target's), access times. A layer that names one directory by two
 //! paths, one of them through a symlink, may remove by a whiteout on one what it has itself put there by the other.
 
-use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
-    chmodat, chownat, fchmod, fgetxattr, fremovexattr, fsetxattr, fstat, ftruncate, futimens,
-    linkat, lsetxattr, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
+    chmodat, chownat, fchmod, fgetxattr, fremovexattr, fsetxattr, fstat, ftruncate, linkat,
+    lsetxattr, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite};
 
+use super::Names;
 use super::decompress::{self, Source};
 use super::reader::{HIDES_ALL, Name, Outcome, Reader, Whiteouts, clean, cut_off, show, split};
-use super::remove::{for_each_entry, remove_tree};
-use super::tar::{BLOCK, Kind, Member};
+use super::remove::{for_each_entry, remove_entry};
+use super::tar::{BLOCK, DEFAULT, Kind, Member};
 use crate::error::{Error, Result, error, quote, reason};
 use container::resolve;
-
-const ACCESS: &str = "system.posix_acl_access";
-const DEFAULT: &str = "system.posix_acl_default";
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY
     .union(OFlags::NOFOLLOW)
@@ -73,7 +71,7 @@ fn close_root(root: BorrowedFd<'_>) -> rustix::io::Result<(OwnedFd, Mode)> {
     let root = openat(root, c".", DIRECTORY, Mode::empty())?;
     let mode = Mode::from_raw_mode(fstat(&root)?.st_mode);
     // The image must not inherit what the host gave to the directory it happens to lie in.
-    let _ = fremovexattr(&root, DEFAULT);
+    let _ = fremovexattr(&root, c"system.posix_acl_default");
     fchmod(&root, Mode::RWXU)?;
     Ok((root, mode))
 }
@@ -90,8 +88,8 @@ pub struct Unpacker<'a> {
     /// The directory used last: most members lie in the same as the one before.
     parent: Option<(Vec<u8>, OwnedFd)>,
     directories: Vec<Directory>,
-    /// The paths that this layer has, or has something in; and whether nothing of lower layers is in it any more.
-    made: BTreeMap<Vec<u8>, bool>,
+    /// The paths that this layer has, or has something in; each with 1 if nothing of lower layers is in it any more.
+    made: Names,
     /// Bytes that may still be kept in memory; and how many of those used are for `made`.
     memory: usize,
     memory_of_made: usize,
@@ -104,7 +102,7 @@ struct Directory {
     /// Device and inode: a later member may have put something else there.
     id: (u64, u64),
     mode: Mode,
-    times: Timestamps,
+    mtime: (i64, u32),
     default_acl: Option<Vec<u8>>,
 }
 
@@ -120,7 +118,7 @@ impl<'a> Unpacker<'a> {
             left: options.limit,
             parent: None,
             directories: Vec::new(),
-            made: BTreeMap::new(),
+            made: Names::new(),
             memory: MEMORY,
             memory_of_made: 0,
             report: Report::default(),
@@ -131,7 +129,7 @@ impl<'a> Unpacker<'a> {
     pub fn layer(&mut self, source: &mut dyn Source, name: &[u8]) -> Result<()> {
         name.clone_into(&mut self.name);
         self.parent = None;
-        self.made = BTreeMap::new();
+        self.made = Names::new();
         self.memory += std::mem::take(&mut self.memory_of_made);
         let members = Reader::stream(decompress::open(source, name)?, self.options.whiteouts)
             .members(&mut |reader, member| self.member(member, reader));
@@ -164,14 +162,18 @@ impl<'a> Unpacker<'a> {
         self.charge((BLOCK + path.len() + member.link.len() + xattrs) as u64)?;
         let (above, name) = split(&path);
         let parent = self.parent(above)?;
+        let name = match meaning {
+            Name::Whiteout(hidden) => c_string(hidden)?,
+            _ => c_string(name)?,
+        };
         let place = Place {
             parent: parent.1.as_fd(),
-            name,
+            name: &name,
         };
         match meaning {
-            Name::Whiteout(name) => {
+            Name::Whiteout(_) => {
                 self.remember(above)?;
-                return self.hide(above, &Place { name, ..place });
+                return self.hide(above, &place);
             }
             Name::Opaque if above.is_empty() && self.opaque_name().is_some() => {
                 return Err(HIDES_ALL.into());
@@ -201,7 +203,7 @@ impl<'a> Unpacker<'a> {
     fn charge(&mut self, bytes: u64) -> Outcome<()> {
         let left = self.left.checked_sub(bytes).ok_or_else(|| {
             let (left, name) = (self.left, &self.options.limit_name);
-            format!("needs {bytes} bytes, only {left} free in {name}")
+            error!("needs {bytes} bytes, only {left} free in {name}")
         })?;
         self.left = left;
         Ok(())
@@ -209,36 +211,35 @@ impl<'a> Unpacker<'a> {
 
     /// Takes the directory `path` out of the cache, or looks it up; it is made if the archive has not done so.
     fn parent(&mut self, path: &[u8]) -> Outcome<(Vec<u8>, OwnedFd)> {
-        match self.parent.take() {
-            Some(parent) if parent.0 == path => Ok(parent),
-            _ => {
-                let make =
-                    || resolve::make_dir(self.root.as_fd(), path, Mode::from_raw_mode(0o755));
-                let made = match make() {
-                    Err(Errno::NOTDIR) if self.opaque_name().is_some() => {
-                        self.unhide(path).and_then(|()| make())
-                    }
-                    result => result,
-                };
-                made.map(|fd| (path.to_owned(), fd))
-                    .map_err(because("parent directory"))
-            }
+        if let Some(parent) = self.parent.take()
+            && parent.0 == path
+        {
+            return Ok(parent);
         }
+        let make = || resolve::make_dir(self.root.as_fd(), path, Mode::from_raw_mode(0o755));
+        let made = match make() {
+            Err(Errno::NOTDIR) if self.opaque_name().is_some() => {
+                self.unhide(path).and_then(|()| make())
+            }
+            result => result,
+        };
+        Ok((path.into(), made.map_err(because("parent directory"))?))
     }
 
     /// In an overlay, the attribute of a directory that does not show those below.
-    fn opaque_name(&self) -> Option<&'static str> {
+    fn opaque_name(&self) -> Option<&'static CStr> {
         match self.options.whiteouts {
-            Whiteouts::Overlay { userxattr: true } => Some("user.overlay.opaque"),
-            Whiteouts::Overlay { userxattr: false } => Some("trusted.overlay.opaque"),
+            Whiteouts::Overlay { userxattr: true } => Some(c"user.overlay.opaque"),
+            Whiteouts::Overlay { userxattr: false } => Some(c"trusted.overlay.opaque"),
             _ => None,
         }
     }
 
-    fn set_opaque(&self, directory: &OwnedFd) -> rustix::io::Result<()> {
-        self.opaque_name().map_or(Ok(()), |name| {
-            fsetxattr(directory, name, b"y", XattrFlags::empty())
-        })
+    fn set_opaque(&self, directory: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        match self.opaque_name() {
+            Some(name) => fsetxattr(directory, name, b"y", XattrFlags::empty()),
+            None => Ok(()),
+        }
     }
 
     /// Puts opaque directories in place of the whiteouts that earlier layers have left in `path`.
@@ -246,13 +247,16 @@ impl<'a> Unpacker<'a> {
         for path in prefixes(path) {
             let (above, name) = split(path);
             let parent = resolve::open(self.root.as_fd(), above, OFlags::PATH | OFlags::DIRECTORY)?;
-            let stat = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let place = Place {
+                parent: parent.as_fd(),
+                name: &CString::new(name).or(Err(Errno::INVAL))?,
+            };
+            let stat = place.stat()?;
             let kind = FileType::from_raw_mode(stat.st_mode);
             if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
-                unlinkat(&parent, name, AtFlags::empty())?;
-                resolve::make_dir(parent.as_fd(), name, Mode::from_raw_mode(0o755))?;
-                self.set_opaque(&openat(&parent, name, DIRECTORY, Mode::empty())?)?;
-                return Ok(());
+                unlinkat(place.parent, place.name, AtFlags::empty())?;
+                mkdirat(place.parent, place.name, Mode::from_raw_mode(0o755))?;
+                return self.set_opaque(place.open_dir()?.as_fd());
             }
         }
         Ok(())
@@ -268,7 +272,7 @@ impl<'a> Unpacker<'a> {
             let left = self.memory.checked_sub(bytes);
             self.memory = left.ok_or("more names than fit in memory")?;
             self.memory_of_made += bytes;
-            self.made.insert(path.to_owned(), false);
+            self.made.insert(path.to_owned(), 0);
             path = split(path).0;
         }
         Ok(())
@@ -276,12 +280,12 @@ impl<'a> Unpacker<'a> {
 
     /// A whiteout: removes what lower layers have put at `place`, in the directory `above`.
     fn hide(&mut self, above: &[u8], place: &Place) -> Outcome<()> {
-        let path = join(above, place.name);
+        let path = join(above, place.name.to_bytes());
         if self.made.contains_key(&path) {
             // This layer has it as well: of a directory, only what this layer has put there stays.
             return self.opaque(&path);
         }
-        remove_tree(place.parent, place.name).map_err(because("whiteout"))?;
+        remove_entry(place.parent, place.name).map_err(because("whiteout"))?;
         if self.shows_below(above) {
             let kind = FileType::CharacterDevice;
             mknodat(place.parent, place.name, kind, Mode::empty(), 0).map_err(because("mknod"))?;
@@ -305,69 +309,53 @@ impl<'a> Unpacker<'a> {
     fn opaque(&mut self, path: &[u8]) -> Outcome<()> {
         let mut todo = vec![path.to_owned()];
         while let Some(here) = todo.pop() {
-            if self.made.insert(here.clone(), true) == Some(true) {
+            if self.made.insert(here.clone(), 1) == Some(1) {
                 continue;
             }
             let directory = match resolve::open(self.root.as_fd(), &here, DIRECTORY) {
                 Err(Errno::NOTDIR | Errno::LOOP) => continue,
                 result => result.map_err(because("whiteout"))?,
             };
-            for_each_entry(directory.as_fd(), |name| {
-                let inner = join(&here, name);
+            let directory = directory.as_fd();
+            for_each_entry(directory, &mut |name| {
+                let inner = join(&here, name.to_bytes());
                 match self.made.contains_key(&inner) {
                     true => todo.push(inner),
-                    false => remove_tree(directory.as_fd(), name)?,
+                    false => remove_entry(directory, name)?,
                 }
                 Ok(())
             })
             .map_err(because("whiteout"))?;
             if here == path {
-                self.set_opaque(&directory).map_err(because("setxattr"))?;
+                self.set_opaque(directory).map_err(because("setxattr"))?;
             }
         }
         Ok(())
     }
 
     fn directory(&mut self, member: &Member, path: &[u8], place: &Place) -> Outcome<bool> {
-        let open = || openat(place.parent, place.name, DIRECTORY, Mode::empty());
-        let make = || mkdirat(place.parent, place.name, Mode::RWXU).and_then(|()| open());
-        let found = open();
-        // A symlink to a directory is replaced, too.
-        let replaced = matches!(found, Err(Errno::NOTDIR | Errno::LOOP));
-        let directory = match found {
-            Err(Errno::NOENT) => make(),
-            _ if replaced => remove_tree(place.parent, place.name).and_then(|()| make()),
-            found => found.inspect(|directory| {
-                // Merged; but an access list is like the mode: it is not added to.
-                let _ = fremovexattr(directory, ACCESS);
-            }),
-        };
-        let directory = directory.map_err(because("mkdir"))?;
+        let (directory, replaced) = place.directory().map_err(because("mkdir"))?;
         if replaced {
             // What was there hid the directories below; this one still does.
-            self.set_opaque(&directory).map_err(because("setxattr"))?;
+            let opaque = self.set_opaque(directory.as_fd());
+            opaque.map_err(because("setxattr"))?;
         }
         let mode = Mode::from_raw_mode(member.mode);
-        // The root stays closed.
-        let passable = if path.is_empty() {
-            Mode::RWXU
-        } else {
-            mode | Mode::RWXU
+        let passable = match path {
+            b"" => Mode::RWXU, // the root stays closed
+            _ => mode | Mode::RWXU,
         };
         self.attributes(member, place, Some(directory.as_fd()), passable)?;
         let stat = fstat(&directory).map_err(because("stat"))?;
-        let default_acl = member
-            .xattrs
-            .iter()
-            .find(|(name, _)| name == DEFAULT.as_bytes());
+        let default_acl = member.xattrs.iter().find(|(name, _)| name == DEFAULT);
         let kept = default_acl.map_or(0, |(_, value)| value.len()) + path.len();
-        let kept = self.memory.checked_sub(kept + size_of::<Directory>());
-        self.memory = kept.ok_or("more directories than fit in memory")?;
+        let left = self.memory.checked_sub(kept + size_of::<Directory>());
+        self.memory = left.ok_or("more directories than fit in memory")?;
         self.directories.push(Directory {
             path: path.to_owned(),
             id: (stat.st_dev, stat.st_ino),
             mode,
-            times: times(member),
+            mtime: member.mtime,
             default_acl: default_acl.map(|(_, value)| value.clone()),
         });
         if path.is_empty() {
@@ -380,7 +368,13 @@ impl<'a> Unpacker<'a> {
     fn file(&mut self, member: &Member, place: &Place, reader: &mut Reader<'_>) -> Outcome<bool> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let open = || openat(place.parent, place.name, flags, Mode::RUSR | Mode::WUSR);
-        let (file, replaced) = place.make(open).map_err(because("open"))?;
+        let mut made = Err(Errno::EXIST);
+        let replaced = place.make(&mut || {
+            made = open();
+            made.as_ref().map(drop).map_err(|errno| *errno)
+        });
+        let replaced = replaced.map_err(because("open"))?;
+        let file = made.map_err(because("open"))?;
         let whole = [(0, member.stored)];
         let mut done = 0;
         for &(mut offset, length) in member.sparse.as_deref().unwrap_or(&whole) {
@@ -403,7 +397,6 @@ impl<'a> Unpacker<'a> {
         }
         let mode = Mode::from_raw_mode(member.mode);
         self.attributes(member, place, Some(file.as_fd()), mode)?;
-        futimens(&file, &times(member)).map_err(because("utimensat"))?;
         Ok(replaced)
     }
 
@@ -413,24 +406,19 @@ impl<'a> Unpacker<'a> {
         let (above, name) = split(&target);
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let directory = resolve::open(self.root.as_fd(), above, flags).map_err(failed)?;
-        let link = || linkat(&directory, name, place.parent, place.name, AtFlags::empty());
-        let inode = |directory: BorrowedFd<'_>, name| {
-            statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
-                .map(|stat| (stat.st_dev, stat.st_ino))
+        let from = Place {
+            parent: directory.as_fd(),
+            name: &c_string(name)?,
         };
-        match link() {
-            // Linked already, or to itself: removing it might remove the last of it.
-            Err(Errno::EXIST)
-                if inode(directory.as_fd(), name) == inode(place.parent, place.name) =>
-            {
-                Ok(false)
-            }
-            Err(Errno::EXIST) => remove_tree(place.parent, place.name)
-                .and_then(|()| link())
-                .map(|()| true),
-            result => result.map(|()| false),
+        // Linked already, or to itself: removing it might remove the last of it.
+        if let (Ok(from), Ok(to)) = (from.stat(), place.stat())
+            && (from.st_dev, from.st_ino) == (to.st_dev, to.st_ino)
+        {
+            return Ok(false);
         }
-        .map_err(failed)
+        let (flags, to) = (AtFlags::empty(), place);
+        let mut link = || linkat(from.parent, from.name, to.parent, to.name, flags);
+        place.make(&mut link).map_err(failed)
     }
 
     /// Symlinks, devices and FIFOs: what cannot be opened to work on its descriptor.
@@ -450,20 +438,18 @@ impl<'a> Unpacker<'a> {
             return Err("its device number is out of range".into());
         }
         let device = makedev(member.major, member.minor);
-        let make = || match kind {
-            FileType::Symlink => symlinkat(&member.link[..], place.parent, place.name),
+        let target = c_string(&member.link)?;
+        let mut make = || match kind {
+            FileType::Symlink => symlinkat(&*target, place.parent, place.name),
             _ => mknodat(place.parent, place.name, kind, Mode::RUSR, device),
         };
-        let ((), replaced) = place.make(make).map_err(because("mknod"))?;
-        let mode = Mode::from_raw_mode(member.mode);
-        self.attributes(member, place, None, mode)?;
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        utimensat(place.parent, place.name, &times(member), flags).map_err(because("utimensat"))?;
+        let replaced = place.make(&mut make).map_err(because("mknod"))?;
+        self.attributes(member, place, None, Mode::from_raw_mode(member.mode))?;
         Ok(replaced)
     }
 
-    /// Owner, mode and extended attributes of what was just made; `fd` is it, if it could be opened. In this order:
-    /// chown clears set-user-ID and `security.capability`.
+    /// Owner, mode, extended attributes and, but for a directory, times of what was just made; `fd` is it, if it could be
+    /// opened. In this order: chown clears set-user-ID and `security.capability`, and everything changes the times.
     fn attributes(
         &mut self,
         member: &Member,
@@ -472,27 +458,27 @@ impl<'a> Unpacker<'a> {
         mode: Mode,
     ) -> Outcome<()> {
         let (parent, name) = (place.parent, place.name);
-        let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        match chownat(parent, name, Some(uid), Some(gid), flags) {
+        let (uid, gid) = (member.uid, member.gid);
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        match chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(()) => {}
             // An id that the user namespace does not have: it stays root's.
             Err(Errno::INVAL) if self.options.in_userns => self.report.skipped_owners += 1,
-            Err(errno) => {
-                let (uid, gid) = (member.uid, member.gid);
-                return Err(error!("chown to {uid}:{gid}: {}", reason(errno)));
-            }
+            Err(errno) => return Err(error!("chown to {uid}:{gid}: {}", reason(errno))),
         }
         if member.kind != Kind::Symlink {
             // This would follow a symlink; but it is none, and nobody else is in the tree.
             chmodat(parent, name, mode, AtFlags::empty()).map_err(because("chmod"))?;
         }
         for (xattr, value) in &member.xattrs {
-            if member.kind != Kind::Directory || xattr != DEFAULT.as_bytes() {
+            if member.kind != Kind::Directory || xattr != DEFAULT {
                 self.xattr(place, fd, xattr, value)?;
             }
         }
-        Ok(())
+        match member.kind {
+            Kind::Directory => Ok(()),
+            _ => place.set_times(member.mtime).map_err(because("utimensat")),
+        }
     }
 
     fn xattr(
@@ -502,13 +488,14 @@ impl<'a> Unpacker<'a> {
         name: &[u8],
         value: &[u8],
     ) -> Outcome<()> {
+        let c_name = c_string(name)?;
         let result = match fd {
-            Some(fd) => fsetxattr(fd, name, value, XattrFlags::empty()),
+            Some(fd) => fsetxattr(fd, &*c_name, value, XattrFlags::empty()),
             None => {
                 // There is no setxattrat(2) before Linux 6.13.
                 let directory = format!("/proc/self/fd/{}/", place.parent.as_raw_fd());
-                let path = [directory.as_bytes(), place.name].concat();
-                lsetxattr(&path[..], name, value, XattrFlags::empty())
+                let path = c_string(&[directory.as_bytes(), place.name.to_bytes()].concat())?;
+                lsetxattr(&*path, &*c_name, value, XattrFlags::empty())
             }
         };
         let skip = match result {
@@ -520,15 +507,14 @@ impl<'a> Unpacker<'a> {
             Err(Errno::INVAL) => self.options.in_userns && name.starts_with(b"system."),
             _ => false,
         };
-        self.report.skipped_xattrs += u64::from(skip);
-        result.or_else(|errno| match skip {
-            true => Ok(()),
-            false => Err(error!(
-                "extended attribute {}: {}",
-                quote(name),
-                reason(errno)
-            )),
-        })
+        match result {
+            Err(errno) if !skip => {
+                let (name, reason) = (quote(name), reason(errno));
+                return Err(error!("extended attribute {name}: {reason}"));
+            }
+            _ => self.report.skipped_xattrs += u64::from(skip),
+        }
+        Ok(())
     }
 
     /// What has to wait until nothing more is made in the directories; the root is opened to others at the very end.
@@ -544,17 +530,15 @@ impl<'a> Unpacker<'a> {
             if (stat.st_dev, stat.st_ino) != directory.id {
                 continue;
             }
+            let (parent, name) = (fd.as_fd(), c".");
+            let place = Place { parent, name };
             if let Some(list) = &directory.default_acl {
-                let place = Place {
-                    parent: fd.as_fd(),
-                    name: &directory.path,
-                };
-                self.xattr(&place, Some(fd.as_fd()), DEFAULT.as_bytes(), list)?;
+                self.xattr(&place, Some(fd.as_fd()), DEFAULT, list)?;
             }
             if !directory.mode.contains(Mode::RWXU) && !directory.path.is_empty() {
                 fchmod(&fd, directory.mode).map_err(at)?;
             }
-            futimens(&fd, &directory.times).map_err(at)?;
+            place.set_times(directory.mtime).map_err(at)?;
         }
         fchmod(&self.root, self.root_mode).map_err(because("chmod of the root"))
     }
@@ -563,20 +547,62 @@ impl<'a> Unpacker<'a> {
 /// Where a member is made.
 struct Place<'a> {
     parent: BorrowedFd<'a>,
-    name: &'a [u8],
+    name: &'a CStr,
 }
 
 impl Place<'_> {
     /// Makes something new here; if there is something already it is removed first. True if so.
-    fn make<T>(&self, make: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<(T, bool)> {
+    fn make(&self, make: &mut dyn FnMut() -> rustix::io::Result<()>) -> rustix::io::Result<bool> {
         match make() {
             Err(Errno::EXIST) => {
-                remove_tree(self.parent, self.name)?;
-                Ok((make()?, true))
+                remove_entry(self.parent, self.name)?;
+                make().map(|()| true)
             }
-            result => Ok((result?, false)),
+            result => result.map(|()| false),
         }
     }
+
+    fn open_dir(&self) -> rustix::io::Result<OwnedFd> {
+        openat(self.parent, self.name, DIRECTORY, Mode::empty())
+    }
+
+    /// The directory that is here, or a new one; true if it took the place of something else.
+    fn directory(&self) -> rustix::io::Result<(OwnedFd, bool)> {
+        let replaced = match self.open_dir() {
+            Err(Errno::NOENT) => false,
+            // A symlink to a directory is replaced, too.
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                remove_entry(self.parent, self.name)?;
+                true
+            }
+            found => {
+                let found = found?;
+                // Merged; but an access list is like the mode: it is not added to.
+                let _ = fremovexattr(&found, c"system.posix_acl_access");
+                return Ok((found, false));
+            }
+        };
+        mkdirat(self.parent, self.name, Mode::RWXU)?;
+        Ok((self.open_dir()?, replaced))
+    }
+
+    fn set_times(&self, mtime: (i64, u32)) -> rustix::io::Result<()> {
+        let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
+        let times = Timestamps {
+            last_access: time(0, UTIME_OMIT),
+            last_modification: time(mtime.0, mtime.1.into()),
+        };
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        utimensat(self.parent, self.name, &times, flags)
+    }
+
+    fn stat(&self) -> rustix::io::Result<Stat> {
+        statat(self.parent, self.name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+}
+
+fn c_string(text: &[u8]) -> Outcome<CString> {
+    CString::new(text).map_err(|_| "it has a NUL byte in a name".into())
 }
 
 /// The path of each directory from below the root to `path`, and `path`.
@@ -590,19 +616,6 @@ fn join(above: &[u8], name: &[u8]) -> Vec<u8> {
     match above {
         b"" => name.to_owned(),
         _ => [above, b"/", name].concat(),
-    }
-}
-
-fn times(member: &Member) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: member.mtime.0,
-            tv_nsec: member.mtime.1.into(),
-        },
     }
 }
 

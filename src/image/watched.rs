@@ -3,6 +3,8 @@
 
 use std::io::{Error, ErrorKind, Read, Result};
 
+use super::decompress::invalid;
+
 /// A source that keeps why it ended, for a decoder whose own errors say too much (1 KB of text for each) or too little.
 pub struct Watched<R> {
     pub source: R,
@@ -26,12 +28,7 @@ impl<R: Read> Watched<R> {
     /// Why the decoder of `format` failed: what failed to be read, else the end of the file, else `what`.
     pub fn error(&mut self, format: &str, what: &str) -> Error {
         let what = if self.ended { "it is cut short" } else { what };
-        self.failed.take().unwrap_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidData,
-                format!("not a valid {format} file: {what}"),
-            )
-        })
+        self.failed.take().unwrap_or_else(|| invalid(format, what))
     }
 }
 
@@ -45,10 +42,10 @@ impl<R: Read> Read for Watched<R> {
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => {
-                let kept = error
-                    .raw_os_error()
-                    .map_or(Error::from(error.kind()), Error::from_raw_os_error);
-                self.failed = Some(kept);
+                self.failed = Some(match error.raw_os_error() {
+                    Some(errno) => Error::from_raw_os_error(errno),
+                    None => error.kind().into(),
+                });
             }
         }
         result

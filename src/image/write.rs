@@ -13,7 +13,7 @@
 //! access times.
 
 use super::acl;
-use super::tar::{BLOCK, EXTENSION_LIMIT, Kind, Member};
+use super::tar::{ACCESS, BLOCK, DEFAULT, EXTENSION_LIMIT, Kind, Member};
 use crate::error::{Result, error, quote};
 
 /// As much is handed on at a time.
@@ -47,7 +47,7 @@ impl<'a> Writer<'a> {
     /// of a directory ends with a slash.
     pub fn member(&mut self, member: &Member) -> Result<()> {
         let mut records = Vec::new();
-        let block = header(typeflag(member.kind), member, &mut records);
+        let block = header(member.kind as u8, member, &mut records);
         if records.len() as u64 > EXTENSION_LIMIT {
             let name = quote(&member.path);
             let reason = "its extended attributes are larger than 1 MiB";
@@ -151,18 +151,6 @@ pub fn file(path: &[u8]) -> Member {
     }
 }
 
-fn typeflag(kind: Kind) -> u8 {
-    match kind {
-        Kind::File => b'0',
-        Kind::HardLink => b'1',
-        Kind::Symlink => b'2',
-        Kind::Character => b'3',
-        Kind::Block => b'4',
-        Kind::Directory => b'5',
-        Kind::Fifo => b'6',
-    }
-}
-
 /// The header of a member; what does not fit is added to `records`. The fields of ustar, in bytes: name 0, mode 100, uid
 /// 108, gid 116, size 124, mtime 136, checksum 148, type 156, link 157, magic 257, device 329 and 337, prefix 345.
 fn header(typeflag: u8, member: &Member, records: &mut Vec<u8>) -> [u8; BLOCK] {
@@ -204,8 +192,8 @@ fn header(typeflag: u8, member: &Member, records: &mut Vec<u8>) -> [u8; BLOCK] {
     for (name, value) in &member.xattrs {
         record(records, &[b"SCHILY.xattr.", &*escape(name)].concat(), value);
         let key = match &name[..] {
-            b"system.posix_acl_access" => b"SCHILY.acl.access".as_slice(),
-            b"system.posix_acl_default" => b"SCHILY.acl.default",
+            ACCESS => b"SCHILY.acl.access".as_slice(),
+            DEFAULT => b"SCHILY.acl.default",
             _ => continue,
         };
         if let Some(list) = acl::to_text(value) {
@@ -251,21 +239,18 @@ fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
         length = (others + length.len()).to_string();
     }
     for part in [length.as_bytes(), b" ", key, b"=", value, b"\n"] {
-        records.extend(part);
+        records.extend_from_slice(part);
     }
 }
 
 /// Seconds since 1970 with a sign and a fraction; the nanoseconds count from that second on, also before 1970.
 fn decimal(seconds: i64, nanoseconds: u32) -> String {
     let (sign, seconds, nanoseconds) = match (seconds, nanoseconds) {
-        (0.., _) => ("", seconds.unsigned_abs(), nanoseconds),
-        (_, 0) => ("-", seconds.unsigned_abs(), 0),
-        _ => (
-            "-",
-            (seconds + 1).unsigned_abs(),
-            1_000_000_000 - nanoseconds,
-        ),
+        (0.., _) => ("", seconds, nanoseconds),
+        (_, 0) => ("-", seconds, 0),
+        _ => ("-", seconds + 1, 1_000_000_000 - nanoseconds),
     };
+    let seconds = seconds.unsigned_abs();
     match nanoseconds {
         0 => format!("{sign}{seconds}"),
         _ => format!("{sign}{seconds}.{nanoseconds:09}"),
@@ -274,13 +259,13 @@ fn decimal(seconds: i64, nanoseconds: u32) -> String {
 
 /// GNU tar's way to write the name of an attribute, in which "=" would end the key.
 fn escape(name: &[u8]) -> Vec<u8> {
-    let mut escaped = Vec::with_capacity(name.len());
-    for &byte in name {
-        match byte {
-            b'=' => escaped.extend(b"%3D"),
-            b'%' => escaped.extend(b"%25"),
-            _ => escaped.push(byte),
-        }
+    let mut escaped = Vec::new();
+    for byte in name {
+        escaped.extend_from_slice(match byte {
+            b'=' => b"%3D",
+            b'%' => b"%25",
+            _ => std::slice::from_ref(byte),
+        });
     }
     escaped
 }

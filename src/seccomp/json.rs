@@ -87,13 +87,13 @@ impl Profile {
             rule.keys("names name action errnoRet errno args comment includes excludes")?;
             let action = action(&rule, "action", "errnoRet", "errno")?;
             let (numbers, tests) = (numbers(&rule)?, tests(&rule, action)?);
-            let included = facts(rule.get("includes"), capabilities, kernel)?;
-            let excluded = facts(rule.get("excludes"), capabilities, kernel)?;
-            if included.contains(&false) || excluded.contains(&true) {
+            let (_, fails) = facts(rule.get("includes"), capabilities, kernel)?;
+            let (holds, _) = facts(rule.get("excludes"), capabilities, kernel)?;
+            if fails || holds {
                 continue;
             }
-            highest = highest.max(numbers.iter().copied().max());
             for number in numbers {
+                highest = highest.max(Some(number));
                 let (known, end) = &mut calls[usize::from(number)];
                 if end.is_none() {
                     known.extend(&tests);
@@ -126,19 +126,18 @@ impl Profile {
 
 /// If the file lists architectures, this one has to be among them.
 fn for_this_machine(root: &Node) -> Result<()> {
-    let mut named = None;
-    let mut name = |node: Node| -> Result<()> {
-        named = Some(node.text()? == MACHINE.scmp || named == Some(true));
-        Ok(())
-    };
-    root.items("architectures")?.try_for_each(&mut name)?;
+    let (mut any, mut this) = (false, false);
+    for node in root.items("architectures")? {
+        (any, this) = (true, this | (node.text()? == MACHINE.scmp));
+    }
     for entry in root.items("archMap")? {
         entry.keys("architecture subArchitectures")?;
-        name(entry.need("architecture")?)?;
+        let name = entry.need("architecture")?.text()?;
+        (any, this) = (true, this | (name == MACHINE.scmp));
     }
-    match named {
-        Some(false) => Err(root.error("this machine is not among the architectures")),
-        _ => Ok(()),
+    match any && !this {
+        true => Err(root.error("this machine is not among the architectures")),
+        false => Ok(()),
     }
 }
 
@@ -179,19 +178,18 @@ fn action(node: &Node, action: &str, number: &str, name: &str) -> Result<u32> {
 
 /// The numbers of those calls that this machine has.
 fn numbers(rule: &Node) -> Result<Vec<u16>> {
+    let name = rule.get("name");
+    match (&name, rule.get("names")) {
+        (Some(name), Some(_)) => return Err(name.error("there are names already")),
+        (None, None) => return Err(rule.error("no names")),
+        _ => {}
+    }
     let mut numbers = Vec::new();
-    let mut add = |node: Node| -> Result<()> {
-        match calls::number(node.text()?.as_bytes()) {
+    for name in name.into_iter().chain(rule.items("names")?) {
+        match calls::number(name.text()?.as_bytes()) {
             Some(number) if !numbers.contains(&number) => numbers.push(number),
             _ => {}
         }
-        Ok(())
-    };
-    match (rule.get("name"), rule.get("names")) {
-        (Some(name), None) => add(name)?,
-        (None, Some(_)) => rule.items("names")?.try_for_each(add)?,
-        (Some(name), Some(_)) => return Err(name.error("there are names already")),
-        (None, None) => return Err(rule.error("no names")),
     }
     Ok(numbers)
 }
@@ -203,16 +201,18 @@ fn tests(rule: &Node, action: u32) -> Result<Vec<Test>> {
         node.keys("index value valueTwo op")?;
         let argument = node.need("index")?.number(5)? as u8;
         let value = node.need("value")?.number(u64::MAX)?;
-        let second = node
-            .get("valueTwo")
-            .map_or(Ok(0), |node| node.number(u64::MAX))?;
-        let op = node.need("op")?;
-        let (mask, value) = match op.text()? {
-            "SCMP_CMP_MASKED_EQ" => (value, value & second),
-            _ => (u64::MAX, value),
+        let second = match node.get("valueTwo") {
+            Some(node) => node.number(u64::MAX)?,
+            None => 0,
         };
+        let op = node.need("op")?;
+        let (mut mask, mut masked) = (u64::MAX, value);
         let (comparison, negated) = match op.text()? {
-            "SCMP_CMP_EQ" | "SCMP_CMP_MASKED_EQ" => (Comparison::Equal, false),
+            "SCMP_CMP_EQ" => (Comparison::Equal, false),
+            "SCMP_CMP_MASKED_EQ" => {
+                (mask, masked) = (value, value & second);
+                (Comparison::Equal, false)
+            }
             "SCMP_CMP_NE" => (Comparison::Equal, true),
             "SCMP_CMP_GT" => (Comparison::Greater, false),
             "SCMP_CMP_LE" => (Comparison::Greater, true),
@@ -226,24 +226,26 @@ fn tests(rule: &Node, action: u32) -> Result<Vec<Test>> {
             argument,
             mask,
             comparison,
-            value,
+            value: masked,
             negated,
             action,
         });
     }
-    if arguments.count_ones() as usize == tests.len() {
-        let all_but_the_last = tests.iter_mut().rev().skip(1);
-        all_but_the_last.for_each(|test| test.action = None);
+    if arguments.count_ones() as usize == tests.len()
+        && let [others @ .., _] = &mut tests[..]
+    {
+        others.iter_mut().for_each(|test| test.action = None);
     }
     Ok(tests)
 }
 
-/// Which of the conditions in `includes` (all have to hold) or `excludes` (any is enough) hold.
-fn facts(node: Option<Node>, capabilities: u64, kernel: (u32, u32)) -> Result<Vec<bool>> {
-    let mut facts = Vec::new();
+/// Whether one of the conditions in `includes` (all have to hold) or `excludes` (any is enough) holds, and one fails.
+fn facts(node: Option<Node>, capabilities: u64, kernel: (u32, u32)) -> Result<(bool, bool)> {
+    let (mut holds, mut fails) = (false, false);
     let Some(node) = node else {
-        return Ok(facts);
+        return Ok((false, false));
     };
+    let mut fact = |fact: bool| (holds, fails) = (holds | fact, fails | !fact);
     node.keys("caps arches minKernel")?;
     for cap in node.items("caps")? {
         let name = cap.text()?.strip_prefix("CAP_").unwrap_or_default();
@@ -251,21 +253,23 @@ fn facts(node: Option<Node>, capabilities: u64, kernel: (u32, u32)) -> Result<Ve
             .split(' ')
             .position(|known| known.eq_ignore_ascii_case(name))
         {
-            Some(number) => facts.push(capabilities & 1 << number != 0),
+            Some(number) => fact(capabilities & 1 << number != 0),
             None => return Err(cap.error("unknown capability")),
         }
     }
-    let mut named = None;
+    let (mut any, mut this) = (false, false);
     for arch in node.items("arches")? {
-        named = Some(arch.text()? == MACHINE.go || named == Some(true));
+        (any, this) = (true, this | (arch.text()? == MACHINE.go));
     }
-    facts.extend(named);
+    if any {
+        fact(this);
+    }
     if let Some(least) = node.get("minKernel") {
         let numbers = least.text()?.split_once('.');
         match numbers.map(|(major, minor)| (major.parse(), minor.parse())) {
-            Some((Ok(major), Ok(minor))) => facts.push(kernel >= (major, minor)),
+            Some((Ok(major), Ok(minor))) => fact(kernel >= (major, minor)),
             _ => return Err(least.error("not a version such as 4.8")),
         }
     }
-    Ok(facts)
+    Ok((holds, fails))
 }
