@@ -482,8 +482,8 @@ fn disk_used(top: &Path) -> u64 {
             .map_or(0, |status| status.blocks() * 512);
         // What is no directory is not opened as one.
         if let Ok(directory) = open_directory(&path) {
-            let _ = for_each_entry(directory.as_fd(), |name| {
-                paths.push(path.join(OsStr::from_bytes(name)));
+            let _ = for_each_entry(directory.as_fd(), &mut |name| {
+                paths.push(path.join(OsStr::from_bytes(name.to_bytes())));
                 Ok(())
             });
         }

@@ -271,8 +271,8 @@ pub fn dead(base: &Path, name: &str) -> Result<Vec<(PathBuf, OwnedFd)>> {
 pub fn names(directory: &Path) -> Vec<String> {
     let mut names = Vec::new();
     if let Ok(directory) = open_directory(directory) {
-        let _ = for_each_entry(directory.as_fd(), |name| {
-            if let Ok(name) = str::from_utf8(name) {
+        let _ = for_each_entry(directory.as_fd(), &mut |name| {
+            if let Ok(name) = name.to_str() {
                 names.push(name.to_owned());
             }
             Ok(())

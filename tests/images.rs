@@ -1068,7 +1068,12 @@ fn what_takes_seconds_shows_on_a_terminal_how_far_it_is() {
     let bar = bars.rsplit('\r').next().unwrap();
     has(
         bar,
-        &["mini: slow.gz [#", "B of 1.0 MB, ", "B/s, 0:0", " left\x1b[K"],
+        &[
+            "mini: slow.gz [#",
+            "B of 1.0 MB, ",
+            "B/s, 0:0",
+            " left\x1b[K",
+        ],
     );
     // What does not say how long it is has no bar.
     let text = terminal(&format!("cat slow.gz | {slow} - -- /bin/echo done"));
