@@ -294,8 +294,13 @@ fn file_type(node: &Node) -> (u8, u16) {
     match node.content {
         Content::File { .. } => (1, 0o100_000),
         Content::Directory(_) => (2, 0o040_000),
-        Content::Special { kind, .. } if kind == Kind::Character => (3, 0o020_000),
-        Content::Special { kind, .. } if kind == Kind::Block => (4, 0o060_000),
+        Content::Special {
+            kind: Kind::Character,
+            ..
+        } => (3, 0o020_000),
+        Content::Special {
+            kind: Kind::Block, ..
+        } => (4, 0o060_000),
         Content::Special { .. } => (5, 0o010_000),
         Content::Symlink(_) => (7, 0o120_000),
     }
