@@ -34,25 +34,21 @@ pub enum Compression {
 
 impl Compression {
     pub fn name(self) -> &'static str {
-        match self {
-            Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
-            Compression::Xz => "xz",
-            Compression::Bzip2 => "bzip2",
-            Compression::Lz4 => "lz4",
-            Compression::Lzip => "lzip",
-        }
+        let known = MAGICS
+            .iter()
+            .find(|(_, compression, _)| *compression == self);
+        known.map_or("", |(_, _, name)| name)
     }
 }
 
 /// First bytes (file(1)), at most [`MAGIC`] of them.
-const MAGICS: [(&[u8], Compression); 6] = [
-    (b"\x1f\x8b", Compression::Gzip),
-    (b"\x28\xb5\x2f\xfd", Compression::Zstd),
-    (b"\xfd7zXZ\0", Compression::Xz),
-    (b"BZh", Compression::Bzip2),
-    (b"\x04\x22\x4d\x18", Compression::Lz4),
-    (b"LZIP", Compression::Lzip),
+const MAGICS: [(&[u8], Compression, &str); 6] = [
+    (b"\x1f\x8b", Compression::Gzip, "gzip"),
+    (b"\x28\xb5\x2f\xfd", Compression::Zstd, "zstd"),
+    (b"\xfd7zXZ\0", Compression::Xz, "xz"),
+    (b"BZh", Compression::Bzip2, "bzip2"),
+    (b"\x04\x22\x4d\x18", Compression::Lz4, "lz4"),
+    (b"LZIP", Compression::Lzip, "lzip"),
 ];
 
 /// So many of a file's bytes are enough for [`detect`].
@@ -64,10 +60,8 @@ pub fn detect(first: &[u8]) -> Option<Compression> {
     if let [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] = first {
         return Some(Compression::Zstd);
     }
-    MAGICS
-        .iter()
-        .find(|(magic, _)| first.starts_with(magic))
-        .map(|(_, compression)| *compression)
+    let found = MAGICS.iter().find(|(magic, ..)| first.starts_with(magic));
+    found.map(|(_, compression, _)| *compression)
 }
 
 /// Whatever can be read. A trait of its own with one method, because with a type parameter each decoder would be

@@ -174,11 +174,12 @@ impl Reader<'_> {
     fn manifest(&self, name: &str, manifest: &Value) -> Result<Image> {
         let (described_by, layers) = descriptors(&Node::root(manifest)).map_err(within(name))?;
         let text = self.document(&described_by)?;
+        let described = config(&text).map_err(within(&described_by.blob()))?;
         let mut found = Vec::new();
         for layer in &layers {
             found.push((self.find(layer)?, Some(layer.digest)));
         }
-        image(name, &described_by.blob(), &text, found)
+        image(name, described, found)
     }
 
     /// The image in a manifest.json, a list.
@@ -190,14 +191,14 @@ impl Reader<'_> {
             let missing = || error!("{name}: {} is missing", show(file.as_bytes()));
             self.blobs.find(file.as_bytes())?.ok_or_else(missing)
         };
-        let config_blob = find(config_name)?;
-        let config_name = show(config_name.as_bytes());
-        let text = config_blob.read().map_err(within(&config_name))?;
+        let text = find(config_name)?.read();
+        let described = text.and_then(|text| config(&text));
+        let described = described.map_err(within(&show(config_name.as_bytes())))?;
         let mut layers = Vec::new();
         for name in layer_names {
             layers.push((find(name)?, None));
         }
-        image(name, &config_name, &text, layers)
+        image(name, described, layers)
     }
 
     /// The names of the configuration and of the layers.
@@ -306,15 +307,9 @@ fn descriptors<'v>(root: &Node<'v, '_>) -> Result<(Descriptor<'v>, Vec<Descripto
     Ok((config, layers))
 }
 
-/// The image of these layers, with the digests that are known; `text` is its configuration. Errors name it, or the
-/// document `name` that lists the layers.
-fn image(
-    name: &str,
-    config_name: &str,
-    text: &[u8],
-    layers: Vec<(Blob, Option<Sha256>)>,
-) -> Result<Image> {
-    let Described { config, diff_ids } = config(text).map_err(within(config_name))?;
+/// The image of these layers, with the digests that are known; `name` is the document that lists them.
+fn image(name: &str, described: Described, layers: Vec<(Blob, Option<Sha256>)>) -> Result<Image> {
+    let Described { config, diff_ids } = described;
     let (count, ids) = (layers.len(), diff_ids.len());
     if count != ids {
         return Err(error!("{name}: it has {count} layers, but {ids} diff_ids"));
@@ -485,31 +480,20 @@ pub fn config(text: &[u8]) -> Result<Described> {
     if !platform.0[1].is_empty() {
         described.config.platform = platform.text();
     }
-    let Some(run) = root.get("config") else {
-        return Ok(described);
-    };
-    run.object()?;
-    let one = |key| c_string(&run, run.text_of(key)?);
-    let strings = |key| -> Result<Vec<Vec<u8>>> {
-        let mut strings = Vec::new();
-        for node in run.items(key)? {
-            strings.push(c_string(&node, node.text()?)?);
-        }
-        Ok(strings)
-    };
-    let keys = |key| -> Result<Vec<Vec<u8>>> {
-        let mut keys = Vec::new();
-        if let Some(object) = run.get(key) {
-            for (name, _) in object.object()? {
-                keys.push(c_string(&object, name)?);
-            }
-        }
-        Ok(keys)
-    };
-    let config = &mut described.config;
-    config.entrypoint = strings("Entrypoint")?;
-    config.cmd = strings("Cmd")?;
-    for mut name in strings("Env")? {
+    if let Some(node) = root.get("config") {
+        run_config(&node, &mut described.config)?;
+    }
+    Ok(described)
+}
+
+/// Reads what a configuration says about how to run the image.
+fn run_config(node: &Node, config: &mut Config) -> Result<()> {
+    node.object()?;
+    let mut env = Vec::new();
+    strings(node, "Entrypoint", &mut config.entrypoint)?;
+    strings(node, "Cmd", &mut config.cmd)?;
+    strings(node, "Env", &mut env)?;
+    for mut name in env {
         // What is not NAME=VALUE sets nothing.
         if let Some(at @ 1..) = name.iter().position(|&byte| byte == b'=') {
             let value = name.split_off(at + 1);
@@ -517,19 +501,34 @@ pub fn config(text: &[u8]) -> Result<Described> {
             config.env.push((name, value));
         }
     }
-    config.workdir = one("WorkingDir")?;
-    config.user = one("User")?;
-    config.stop_signal = one("StopSignal")?;
-    if let Some(labels) = run.get("Labels") {
+    config.workdir = c_string(node, node.text_of("WorkingDir")?)?;
+    config.user = c_string(node, node.text_of("User")?)?;
+    config.stop_signal = c_string(node, node.text_of("StopSignal")?)?;
+    if let Some(labels) = node.get("Labels") {
         for (name, value) in labels.object()? {
             let value = labels.with(value).text()?;
             let label = (c_string(&labels, name)?, c_string(&labels, value)?);
             config.labels.push(label);
         }
     }
-    config.exposed_ports = keys("ExposedPorts")?;
-    config.volumes = keys("Volumes")?;
-    Ok(described)
+    keys(node, "ExposedPorts", &mut config.exposed_ports)?;
+    keys(node, "Volumes", &mut config.volumes)
+}
+
+fn strings(node: &Node, key: &str, strings: &mut Vec<Vec<u8>>) -> Result<()> {
+    for node in node.items(key)? {
+        strings.push(c_string(&node, node.text()?)?);
+    }
+    Ok(())
+}
+
+fn keys(node: &Node, key: &str, keys: &mut Vec<Vec<u8>>) -> Result<()> {
+    if let Some(object) = node.get(key) {
+        for (name, _) in object.object()? {
+            keys.push(c_string(&object, name)?);
+        }
+    }
+    Ok(())
 }
 
 fn texts<'v>(node: &Node<'v, '_>, key: &str) -> Result<Vec<&'v str>> {
