@@ -9,7 +9,9 @@ use std::io::IsTerminal;
 use linux_raw_sys::general::CLOCK_MONOTONIC;
 use rustix::fd::{BorrowedFd, OwnedFd};
 
-use crate::error::{Result, error, quote, say};
+#[cfg(feature = "images")]
+use crate::error::{Result, error};
+use crate::error::{quote, say};
 use crate::run::wait_for;
 
 /// Nanoseconds until it appears, and between two lines.
@@ -57,6 +59,7 @@ impl<'a> Progress<'a> {
     }
 
     /// An error if a signal has come.
+    #[cfg(feature = "images")]
     pub fn check(&self) -> Result<()> {
         match self.interrupts {
             Some(interrupts) if !wait_for(interrupts, None) => {
