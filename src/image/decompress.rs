@@ -129,22 +129,22 @@ pub fn open<'a>(source: &'a mut dyn Source, name: &[u8]) -> Result<Plain<'a>> {
     };
     // 64 KiB is what a pipe holds; more brings nothing, inflating is 20 times slower than reading.
     let source = BufReader::with_capacity(64 * 1024, begun);
-    Ok(Plain(match compression {
+    match compression {
         #[cfg(feature = "gzip")]
-        Compression::Gzip => Box::new(Gunzip::new(source)),
+        Compression::Gzip => Ok(Plain(Box::new(Gunzip::new(source)))),
         #[cfg(feature = "zstd")]
-        Compression::Zstd => Box::new(Unzstd::new(source)),
+        Compression::Zstd => Ok(Plain(Box::new(Unzstd::new(source)))),
         #[cfg(feature = "xz")]
-        Compression::Xz => Box::new(Unxz::new(source)),
+        Compression::Xz => Ok(Plain(Box::new(Unxz::new(source)))),
         other => {
             drop(source);
-            return Err(error!(
+            Err(error!(
                 "unpack({}): it is compressed with {}, which this build of mini cannot read",
                 quote(name),
                 other.name()
-            ));
+            ))
         }
-    }))
+    }
 }
 
 /// What is wrong with a compressed file.
