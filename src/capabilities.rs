@@ -63,15 +63,12 @@ pub fn drop_bounding(kept: u64, highest: u32) -> Result<()> {
 
 /// Makes `granted` the permitted and effective set; with `ambient` the inheritable and the ambient set as well.
 pub fn set(granted: u64, ambient: bool) -> Result<()> {
-    let granted_set = CapabilitySet::from_bits_retain(granted);
+    let all = CapabilitySet::from_bits_retain(granted);
+    let none = CapabilitySet::empty();
     let sets = CapabilitySets {
-        effective: granted_set,
-        permitted: granted_set,
-        inheritable: if ambient {
-            granted_set
-        } else {
-            CapabilitySet::empty()
-        },
+        effective: all,
+        permitted: all,
+        inheritable: if ambient { all } else { none },
     };
     // Lowering the inheritable set also clears the ambient one.
     set_capabilities(None, sets)?;

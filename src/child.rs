@@ -54,6 +54,28 @@ pub struct Context {
     pub detail: Detail,
 }
 
+impl Context {
+    pub fn new(control: OwnedFd, environment: Environment) -> Context {
+        Context {
+            control: Some(control),
+            stdio: [None, None, None],
+            root: None,
+            terminal: None,
+            user: User::ROOT,
+            environment,
+            detail: Detail::NONE,
+        }
+    }
+
+    fn control(&self) -> rustix::io::Result<&OwnedFd> {
+        self.control.as_ref().ok_or(Errno::BADF)
+    }
+
+    fn terminal(&self) -> rustix::io::Result<&OwnedFd> {
+        self.terminal.as_ref().ok_or(Errno::BADF)
+    }
+}
+
 /// The command's environment. `HOME` is filled in when the user is known.
 pub struct Environment {
     pub words: &'static mut [Word],
@@ -68,17 +90,12 @@ impl Environment {
         };
         // The last byte stays NUL.
         let room = buffer.len().saturating_sub(1);
-        for (to, from) in buffer
-            .iter_mut()
-            .take(room)
-            .zip(b"HOME=".iter().chain(home))
-        {
+        let text = b"HOME=".iter().chain(home);
+        for (to, from) in buffer.iter_mut().take(room).zip(text) {
             *to = *from;
         }
-        if let (Some(word), Ok(text)) = (
-            self.words.get_mut(index),
-            CStr::from_bytes_until_nul(buffer),
-        ) {
+        let word = self.words.get_mut(index);
+        if let (Some(word), Ok(text)) = (word, CStr::from_bytes_until_nul(buffer)) {
             *word = Word::new(text);
         }
     }
@@ -97,46 +114,22 @@ pub struct Program {
 pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
     let trace = program.trace;
     let mut ready = false;
-    for (index, step) in program.steps.iter().enumerate() {
+    for (step, index) in program.steps.iter().zip(first..) {
         let started = nanoseconds(trace);
         let mut attached = None;
         let result = match step {
             Step::Fork(init, hold) => {
-                let rest = Program {
-                    steps: program.steps.get(index + 1..).unwrap_or_default(),
-                    ..program
-                };
-                let gate = hold.then(|| pipe_with(PipeFlags::CLOEXEC)).transpose();
-                let forked = gate.and_then(|gate| {
-                    let command = || match await_init(gate.as_ref()) {
-                        true => container(rest, first + index + 1, context),
-                        false => SETUP_FAILED,
-                    };
-                    sys::clone(0, command).map(|pid| (pid, gate))
-                });
-                match forked {
-                    Ok((pid, gate)) => {
+                let rest = program.steps.get(index - first + 1..).unwrap_or_default();
+                let rest = Program { steps: rest, trace };
+                match fork(rest, index + 1, context, *hold) {
+                    Ok((pid, go)) => {
                         let took = nanoseconds(trace).saturating_sub(started);
                         let result = init.iter().try_for_each(|step| perform(step, context));
-                        report(context, trace, first + index, result, took, None);
-                        if result.is_err() {
-                            return SETUP_FAILED;
-                        }
-                        // Nothing of the supervisor's is left here when the command begins.
-                        match gate.as_ref().map(|(_, go)| sys::duplicate(go, 0)) {
-                            None => close_from(0),
-                            Some(kept) => {
-                                close_from(1);
-                                let _ = kept.and_then(|()| write(sys::borrow(0), b"!").map(drop));
-                                sys::close(0);
-                            }
-                        }
-                        let role = if getpid() == Pid::INIT {
-                            Role::Init
-                        } else {
-                            Role::Subreaper
+                        report(context, trace, index, result, took, None);
+                        return match result {
+                            Ok(()) => become_init(pid, go),
+                            Err(_) => SETUP_FAILED,
                         };
-                        return init::reap(pid, role);
                     }
                     Err(errno) => Err(errno),
                 }
@@ -147,40 +140,75 @@ pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
             step => {
                 if ready && trace {
                     // Before, because afterwards it may be too late, or forbidden by a filter from a file.
-                    report(context, true, first + index, Ok(()), 0, None);
+                    report(context, true, index, Ok(()), 0, None);
                 }
                 perform(step, context)
             }
         };
-        let failed = result.is_err();
         let ready_now = matches!(step, Step::Ready);
         if ready_now && trace {
             let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
         }
-        report(
-            context,
-            (trace && !ready) || ready_now,
-            first + index,
-            result,
-            nanoseconds(trace).saturating_sub(started),
-            attached.as_ref().map(AsFd::as_fd),
-        );
-        if failed {
+        let (tell, took) = (trace && !ready, nanoseconds(trace).saturating_sub(started));
+        let attached = attached.as_ref().map(AsFd::as_fd);
+        report(context, tell || ready_now, index, result, took, attached);
+        if let Err(errno) = result {
             // The status counts where a filter from a file has kept the report back.
-            return match (step, result) {
-                (Step::Execve(_), Err(Errno::NOENT)) => NOT_FOUND,
+            return match (step, errno) {
+                (Step::Execve(_), Errno::NOENT) => NOT_FOUND,
                 (Step::Execve(_), _) => CANNOT_RUN,
                 _ => SETUP_FAILED,
             };
         }
         if ready_now && trace {
             // The supervisor looks at what this process is, and says when it has seen it.
-            let _ = (context.control.as_ref())
-                .map(|control| recv(control, &mut [0; 1], RecvFlags::empty()));
+            let control = context.control();
+            let _ = control.and_then(|control| recv(control, &mut [0; 1], RecvFlags::empty()));
         }
         ready |= ready_now;
     }
     SETUP_FAILED
+}
+
+/// Starts a process that goes on with `rest`; with `hold` not before a byte is written to the descriptor returned.
+fn fork(
+    rest: Program,
+    first: usize,
+    context: &mut Context,
+    hold: bool,
+) -> rustix::io::Result<(Pid, Option<OwnedFd>)> {
+    let (wait, go) = if hold {
+        pipe_with(PipeFlags::CLOEXEC).map(|(wait, go)| (Some(wait), Some(go)))?
+    } else {
+        (None, None)
+    };
+    let pid = sys::clone(0, &mut || {
+        // If init ends instead, this is end of file.
+        if let Some(go) = &go {
+            sys::close(go.as_raw_fd());
+        }
+        match wait.as_ref().map(|wait| read(wait, &mut [0; 1])) {
+            None | Some(Ok(1)) => container(rest, first, context),
+            _ => SETUP_FAILED,
+        }
+    })?;
+    Ok((pid, go))
+}
+
+/// Nothing of the supervisor's is left in init when the command begins.
+fn become_init(command: Pid, go: Option<OwnedFd>) -> i32 {
+    match go.map(|go| sys::duplicate(&go, 0)) {
+        None => close_from(0),
+        Some(kept) => {
+            close_from(1);
+            let _ = kept.and_then(|()| write(sys::borrow(0), b"!").map(drop));
+            sys::close(0);
+        }
+    }
+    match getpid() {
+        Pid::INIT => init::reap(command, Role::Init),
+        _ => init::reap(command, Role::Subreaper),
+    }
 }
 
 /// The time, if it is wanted.
@@ -190,15 +218,6 @@ pub fn nanoseconds(trace: bool) -> u64 {
     } else {
         0
     }
-}
-
-/// Waits until init has given up its privileges; false if it has ended instead.
-fn await_init(gate: Option<&(OwnedFd, OwnedFd)>) -> bool {
-    let Some((wait, go)) = gate else {
-        return true;
-    };
-    sys::close(go.as_raw_fd());
-    read(wait, &mut [0; 1]) == Ok(1)
 }
 
 /// Reports a failure; with `tell` also that nothing failed.
@@ -215,12 +234,11 @@ fn report(
         Ok(()) => Outcome::Done,
         Err(errno) => Outcome::Failed(errno),
     };
-    let (step, detail) = (index as u16, context.detail);
     let report = Report {
-        step,
+        step: index as u16,
         outcome,
         nanoseconds,
-        detail,
+        detail: context.detail,
     };
     if let Some(control) = &context.control {
         // The supervisor may be gone; then nobody is left to tell.
@@ -231,6 +249,7 @@ fn report(
 /// Performs one step. Used by the supervisor for its own steps as well.
 pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
     let root = context.root.as_ref().map(AsFd::as_fd);
+    let inside = root.ok_or(Errno::BADF);
     match step {
         Step::CloseOnExec => close_on_exec(),
         Step::Unshare(flags) => sys::unshare(*flags),
@@ -251,18 +270,11 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
                 _ => Err(Errno::NOSPC),
             }
         }
-        Step::AwaitGo => {
-            let control = context.control.as_ref().ok_or(Errno::BADF)?;
-            match recv(control, &mut [0; 1], RecvFlags::empty())? {
-                (_, 0) => sys::exit(SETUP_FAILED),
-                _ => Ok(()),
-            }
-        }
-        Step::BecomeRoot => {
-            set_thread_groups(&[])?;
-            set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
-            set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
-        }
+        Step::AwaitGo => match recv(context.control()?, &mut [0; 1], RecvFlags::empty())? {
+            (_, 0) => sys::exit(SETUP_FAILED),
+            _ => Ok(()),
+        },
+        Step::BecomeRoot => become_root(),
         Step::JoinKeyring => match sys::join_session_keyring() {
             // No CONFIG_KEYS: there are no keys to keep out of reach. EPERM: a filter around mini, which the command
             // inherits, keeps it from all keys.
@@ -283,45 +295,37 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             Ok(())
         }
         Step::OpenRoot(path) => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            context.root = Some(openat(rustix::fs::CWD, *path, flags, Mode::empty())?);
+            context.root = Some(sys::open(path, OFlags::PATH | OFlags::DIRECTORY)?);
             Ok(())
         }
         Step::MakeDirectory(path) => {
             let mode = Mode::from_raw_mode(0o755);
-            resolve::make_dir(root.ok_or(Errno::BADF)?, path.to_bytes(), mode).map(drop)
+            resolve::make_dir(inside?, path.to_bytes(), mode).map(drop)
         }
-        Step::Mask(path) => mask::mask(root.ok_or(Errno::BADF)?, path),
-        Step::ReadOnly(path) => mask::read_only(root.ok_or(Errno::BADF)?, path),
-        Step::Sysctl(path, value, optional) => {
-            mask::sysctl(root.ok_or(Errno::BADF)?, path, value, *optional)
-        }
+        Step::Mask(path) => mask::mask(inside?, path),
+        Step::ReadOnly(path) => mask::read_only(inside?, path),
+        Step::Sysctl(path, value, optional) => mask::sysctl(inside?, path, value, *optional),
         Step::Chdir(path) => chdir(*path),
         Step::PivotRoot => pivot_root(c".", c"."),
         Step::DetachOldRoot => unmount(c".", UnmountFlags::DETACH),
         Step::Sethostname(name) => rustix::system::sethostname(name.to_bytes()),
         Step::LoopbackUp => rootfs::loopback_up(),
-        Step::OwnTerminal => fchown(
-            context.terminal.as_ref().ok_or(Errno::BADF)?,
-            Some(Uid::from_raw(context.user.uid)),
-            None,
-        ),
+        Step::OwnTerminal => {
+            let owner = Uid::from_raw(context.user.uid);
+            fchown(context.terminal()?, Some(owner), None)
+        }
         Step::AttachTerminal => {
-            let terminal = context.terminal.as_ref().ok_or(Errno::BADF)?;
+            let terminal = context.terminal()?;
             ioctl_tiocsctty(terminal)?;
             (0..3).try_for_each(|number| sys::duplicate(terminal, number))
         }
         Step::Stdio(number) => {
-            let source = context
-                .stdio
-                .get(usize::from(*number))
-                .and_then(Option::as_ref);
-            sys::duplicate(source.ok_or(Errno::BADF)?, i32::from(*number))
+            let source = context.stdio.get(usize::from(*number));
+            let source = source.and_then(Option::as_ref).ok_or(Errno::BADF)?;
+            sys::duplicate(source, i32::from(*number))
         }
         Step::Null(number) => {
-            let flags = OFlags::RDWR | OFlags::CLOEXEC;
-            let null = openat(rustix::fs::CWD, c"/dev/null", flags, Mode::empty())?;
-            sys::duplicate(&null, i32::from(*number))
+            sys::duplicate(&sys::open(c"/dev/null", OFlags::RDWR)?, i32::from(*number))
         }
         Step::CloseDescriptors => close_descriptors(context),
         Step::Limit(limit) => {
@@ -355,8 +359,7 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             Ok(())
         }
         Step::LookupUser(user, group) => {
-            let root = root.ok_or(Errno::BADF)?;
-            context.user = User::lookup(root, user, *group, &mut context.detail)?;
+            context.user = User::lookup(inside?, user, *group, &mut context.detail)?;
             Ok(())
         }
         Step::Ready => Ok(()), // the report says it
@@ -369,6 +372,13 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
         // The loop above deals with these.
         Step::Fork(..) | Step::OpenTerminal(..) => Err(Errno::NOSYS),
     }
+}
+
+/// In a new user namespace, without the caller's groups.
+pub fn become_root() -> rustix::io::Result<()> {
+    set_thread_groups(&[])?;
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
 }
 
 /// The upper directory's owner and mode are what the container's `/` shows.
@@ -386,13 +396,8 @@ fn copy_owner(path: &CStr, model: &CStr) -> rustix::io::Result<()> {
 /// A supervisor that died before `PR_SET_PDEATHSIG` sends no signal, and getppid() is 0 across pid namespaces
 /// whether it lives or not: only the socket tells.
 fn check_supervisor(context: &Context) -> rustix::io::Result<()> {
-    let control = context.control.as_ref().ok_or(Errno::BADF)?;
-    let mut fds = [PollFd::new(control, PollFlags::empty())];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    match poll(&mut fds, Some(&now))? {
+    let mut fds = [PollFd::new(context.control()?, PollFlags::empty())];
+    match poll(&mut fds, Some(&Timespec::default()))? {
         0 => Ok(()),
         _ => sys::exit(SETUP_FAILED),
     }
@@ -405,16 +410,8 @@ fn hide_caller() -> rustix::io::Result<()> {
     // A change of ids takes /proc/self away from a process, and the supervisor may have given it up (proc(5),
     // prctl(2) PR_SET_DUMPABLE); it is taken back.
     set_dumpable_behavior(DumpableBehavior::Dumpable)?;
-    let open = |path: &CStr, flags| {
-        openat(
-            rustix::fs::CWD,
-            path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-    };
     let mut text = [0; 1024];
-    let length = read(open(c"/proc/self/stat", OFlags::RDONLY)?, &mut text)?;
+    let length = read(sys::open(c"/proc/self/stat", OFlags::RDONLY)?, &mut text)?;
     let text = text.get(..length).unwrap_or_default();
     // The second field is a name in parentheses, in which anything may stand; the third follows the last one.
     let after_name = text.rsplit(|byte| *byte == b')').next().unwrap_or_default();
@@ -425,7 +422,7 @@ fn hide_caller() -> rustix::io::Result<()> {
         *to = from.ok_or(Errno::PROTO)?;
     }
     let [arguments, arguments_end, environment, environment_end] = area;
-    let memory = open(c"/proc/self/mem", OFlags::WRONLY)?;
+    let memory = sys::open(c"/proc/self/mem", OFlags::WRONLY)?;
     for (start, end) in [(arguments, arguments_end), (environment, environment_end)] {
         let mut at = start;
         while at < end {
@@ -447,21 +444,20 @@ fn open_terminal(
     terminal: &CStr,
     size: (u16, u16),
 ) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let master = openat(rustix::fs::CWD, ptmx, flags, Mode::empty())?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let master = sys::open(ptmx, flags)?;
     unlockpt(&master)?;
     let (ws_row, ws_col) = size;
-    tcsetwinsize(
-        &master,
-        Winsize {
-            ws_row,
-            ws_col,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        },
-    )?;
+    let (ws_xpixel, ws_ypixel) = (0, 0);
+    let size = Winsize {
+        ws_row,
+        ws_col,
+        ws_xpixel,
+        ws_ypixel,
+    };
+    tcsetwinsize(&master, size)?;
     // By its path, which no image has a say in. TIOCGPTPEER would need Linux 4.13.
-    let terminal = openat(rustix::fs::CWD, terminal, flags, Mode::empty())?;
+    let terminal = sys::open(terminal, flags)?;
     // A volume may have been mounted over /dev through a symbolic link (CVE-2025-52565 was of this kind).
     for opened in [&master, &terminal] {
         if fstatfs(opened)?.f_type != DEVPTS_SUPER_MAGIC {
@@ -482,16 +478,16 @@ fn set_groups(groups: &[u32]) -> rustix::io::Result<()> {
 
 /// Leaves 0, 1, 2 and the control socket, which becomes 3.
 fn close_descriptors(context: &mut Context) -> rustix::io::Result<()> {
-    let control = context.control.as_ref().ok_or(Errno::BADF)?;
-    sys::duplicate(control, 3)?;
+    sys::duplicate(context.control()?, 3)?;
     rustix::io::fcntl_setfd(sys::borrow(3), FdFlags::CLOEXEC)?;
     close_from(4);
     // Every other descriptor of this process is closed now, whatever the context says.
-    core::mem::forget((
-        context.control.take(),
-        context.root.take(),
-        context.terminal.take(),
-    ));
+    let (control, root, terminal) = (
+        &mut context.control,
+        &mut context.root,
+        &mut context.terminal,
+    );
+    core::mem::forget((control.take(), root.take(), terminal.take()));
     context.control = Some(sys::own(3));
     Ok(())
 }
@@ -500,7 +496,7 @@ fn close_descriptors(context: &mut Context) -> rustix::io::Result<()> {
 fn close_on_exec() -> rustix::io::Result<()> {
     match sys::close_range(3, true) {
         // EINVAL: Linux 5.9 and 5.10 do not know the flag.
-        Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => each_descriptor(3, |number| {
+        Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => each_descriptor(3, &|number| {
             let _ = rustix::io::fcntl_setfd(sys::borrow(number), FdFlags::CLOEXEC);
         }),
         result => result,
@@ -510,22 +506,19 @@ fn close_on_exec() -> rustix::io::Result<()> {
 /// Closes every descriptor from `first` on.
 fn close_from(first: i32) {
     if sys::close_range(first as u32, false).is_err() {
-        let _ = each_descriptor(first, sys::close);
+        let _ = each_descriptor(first, &sys::close);
     }
 }
 
 /// Calls `act` for every open descriptor from `first` on, as /proc/self/fd lists them (kernels before 5.9).
-fn each_descriptor(first: i32, act: impl Fn(i32)) -> rustix::io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat(rustix::fs::CWD, c"/proc/self/fd", flags, Mode::empty())?;
+fn each_descriptor(first: i32, act: &dyn Fn(i32)) -> rustix::io::Result<()> {
+    let directory = sys::open(c"/proc/self/fd", OFlags::RDONLY | OFlags::DIRECTORY)?;
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut entries = RawDir::new(&directory, &mut buffer);
     while let Some(entry) = entries.next() {
-        let number = entry?
-            .file_name()
-            .to_str()
-            .ok()
-            .and_then(|name| name.parse().ok());
+        let entry = entry?;
+        let name = entry.file_name().to_str().ok();
+        let number = name.and_then(|name| name.parse().ok());
         match number {
             Some(number) if number >= first && number != directory.as_raw_fd() => act(number),
             _ => {}

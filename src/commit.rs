@@ -79,7 +79,7 @@ pub fn run(command: Images) -> Result<u8> {
                 true => file,
                 false => std::path::absolute(&file).unwrap_or(file),
             };
-            run::view(spec, &mut host, kept.userxattr(), |root| {
+            run::view(spec, &mut host, kept.userxattr(), &mut |root| {
                 to_file(&file, interrupts, &mut |sink| {
                     import::write_tree(root, sink, false, false)
                 })

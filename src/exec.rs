@@ -8,13 +8,13 @@
 use core::ffi::CStr;
 
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, StatVfsMountFlags, accessat, fstatvfs, openat, stat,
+    Access, AtFlags, CWD, FileType, OFlags, StatVfsMountFlags, accessat, fstatvfs, stat,
 };
 use rustix::io::{Errno, pread};
 
 use crate::report::{Detail, Reason};
 use crate::step::Command;
-use crate::sys::{Word, execve};
+use crate::sys::{self, Word, execve};
 
 /// Linux allows four interpreters in a row (`BINPRM_MAX_RECURSION`); one more for the loader of the last.
 const CHAIN: usize = 6;
@@ -23,10 +23,8 @@ const PATH: usize = 512;
 
 /// Tries the candidates in order; returns only if none could be executed.
 pub fn execute(command: &Command, environment: &[Word]) -> (Errno, Detail) {
-    let mut reason = (
-        Errno::NOENT,
-        Detail::new(Reason::NotFound, command.name.to_bytes()),
-    );
+    let name = command.name.to_bytes();
+    let mut reason = (Errno::NOENT, Detail::new(Reason::NotFound, name));
     for path in command.candidates {
         let errno = execve(path, command.arguments, environment);
         let detail = explain(path, errno);
@@ -42,92 +40,71 @@ pub fn execute(command: &Command, environment: &[Word]) -> (Errno, Detail) {
 
 /// Why `execve(path)` failed with `errno`.
 fn explain(path: &CStr, errno: Errno) -> Detail {
-    let Ok(status) = stat(path) else {
-        return match errno {
-            Errno::NOENT | Errno::NOTDIR => Detail::new(Reason::NotFound, path.to_bytes()),
-            _ => Detail::NONE,
-        };
-    };
-    match errno {
-        Errno::NOENT => missing_interpreter(path),
-        Errno::ACCESS if FileType::from_raw_mode(status.st_mode).is_dir() => {
-            Detail::new(Reason::Directory, path.to_bytes())
+    let missing = matches!(errno, Errno::NOENT | Errno::NOTDIR);
+    let reason = match (errno, stat(path)) {
+        (_, Err(_)) if missing => Reason::NotFound,
+        (Errno::NOENT, Ok(_)) => return missing_interpreter(path),
+        (Errno::ACCESS, Ok(status)) if FileType::from_raw_mode(status.st_mode).is_dir() => {
+            Reason::Directory
         }
-        Errno::ACCESS
-            if accessat(rustix::fs::CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_err() =>
-        {
-            Detail::new(
-                if on_noexec(path) {
-                    Reason::NoExec
-                } else {
-                    Reason::Permission
-                },
-                path.to_bytes(),
-            )
-        }
-        Errno::NOEXEC => match Head::read(path) {
-            Some(Head::Elf(elf)) if elf.machine != MACHINE => {
+        (Errno::ACCESS, Ok(_)) => match accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
+            Ok(()) => return Detail::NONE,
+            Err(_) if on_noexec(path) => Reason::NoExec,
+            Err(_) => Reason::Permission,
+        },
+        (Errno::NOEXEC, Ok(_)) => match Head::read(path) {
+            Some(Head {
+                elf: Some(machine), ..
+            }) if machine != MACHINE => {
                 let mut digits = *b"00000";
-                let mut rest = elf.machine;
+                let mut rest = machine;
                 for digit in digits.iter_mut().rev() {
                     *digit = b'0' + (rest % 10) as u8;
                     rest /= 10;
                 }
-                Detail::new(Reason::Machine, &digits)
+                return Detail::new(Reason::Machine, &digits);
             }
-            _ => Detail::new(Reason::Format, path.to_bytes()),
+            _ => Reason::Format,
         },
-        _ => Detail::NONE,
-    }
+        _ => return Detail::NONE,
+    };
+    Detail::new(reason, path.to_bytes())
 }
 
 fn on_noexec(path: &CStr) -> bool {
-    openat(
-        rustix::fs::CWD,
-        path,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .and_then(fstatvfs)
-    .is_ok_and(|status| status.f_flag.contains(StatVfsMountFlags::NOEXEC))
+    sys::open(path, OFlags::PATH)
+        .and_then(fstatvfs)
+        .is_ok_and(|status| status.f_flag.contains(StatVfsMountFlags::NOEXEC))
 }
 
 /// Follows the chain of interpreters to the one that is missing.
 fn missing_interpreter(path: &CStr) -> Detail {
-    let mut buffer = [0; PATH];
-    let mut head = Head::read(path);
+    let Some(mut head) = Head::read(path) else {
+        return Detail::NONE;
+    };
     for _ in 0..CHAIN {
-        let (reason, name) = match &head {
-            Some(Head::Script(name)) => (Reason::Interpreter, *name),
-            Some(Head::Elf(elf)) => (Reason::Loader, elf.loader),
-            None => return Detail::NONE,
-        };
-        buffer = name;
-        let Ok(next) = CStr::from_bytes_until_nul(&buffer) else {
-            return Detail::NONE;
-        };
+        let next = head.next();
         if next.is_empty() || stat(next).is_err() {
-            return Detail::new(reason, next.to_bytes());
+            break;
         }
-        head = Head::read(next);
+        match Head::read(next) {
+            Some(following) => head = following,
+            None => return Detail::NONE,
+        }
     }
-    Detail::new(
-        Reason::Interpreter,
-        CStr::from_bytes_until_nul(&buffer)
-            .unwrap_or_default()
-            .to_bytes(),
-    )
+    let reason = match head.elf {
+        Some(_) => Reason::Loader,
+        None => Reason::Interpreter,
+    };
+    Detail::new(reason, head.next().to_bytes())
 }
 
-/// What the beginning of an executable file says. Paths end with NUL.
-enum Head {
-    Script([u8; PATH]),
-    Elf(Elf),
-}
-
-struct Elf {
-    machine: u16,
-    loader: [u8; PATH],
+/// What the beginning of an executable file says.
+struct Head {
+    /// The machine of an ELF file; `None` for a script.
+    elf: Option<u16>,
+    /// The path of the script's interpreter or of the dynamic loader, with NUL at the end.
+    next: [u8; PATH],
 }
 
 /// This machine's `e_machine` (elf.h).
@@ -144,19 +121,26 @@ const MACHINE: u16 = if cfg!(target_arch = "x86_64") {
 };
 
 impl Head {
+    fn next(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.next).unwrap_or_default()
+    }
+
     fn read(path: &CStr) -> Option<Head> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = openat(rustix::fs::CWD, path, flags, Mode::empty()).ok()?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = sys::open(path, flags).ok()?;
         let mut bytes = [0; 512];
         pread(&file, &mut bytes, 0).ok()?;
+        let mut next = [0; PATH];
         if let Some(line) = bytes.strip_prefix(b"#!") {
             let line = line.split(|byte| *byte == b'\n').next()?.trim_ascii_start();
-            let end = line
-                .iter()
-                .position(|byte| matches!(byte, b' ' | b'\t' | b'\0'));
-            return Some(Head::Script(terminated(
-                line.get(..end.unwrap_or(line.len()))?,
-            )));
+            let name = line
+                .split(|byte| matches!(byte, b' ' | b'\t' | b'\0'))
+                .next()?;
+            // Shorter than the beginning of the file, so that a NUL is left.
+            for (to, from) in next.iter_mut().zip(name) {
+                *to = *from;
+            }
+            return Some(Head { elf: None, next });
         }
         if !bytes.starts_with(b"\x7fELF") {
             return None;
@@ -176,39 +160,23 @@ impl Head {
                 false => Some(u64::from(u32::from_le_bytes(*bytes.first_chunk()?))),
             }
         };
-        let half = |at: usize| {
-            Some(u64::from(u16::from_le_bytes(
-                *bytes.get(at..)?.first_chunk()?,
-            )))
+        let half = |at: usize| -> Option<u64> {
+            Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?).into())
         };
-        let (table, entry_size, count) =
-            (word(&bytes, phoff)?, half(phentsize)?, half(phentsize + 2)?);
-        let mut elf = Elf {
-            machine,
-            loader: [0; PATH],
-        };
+        let (entry_size, count) = (half(phentsize)?, half(phentsize + 2)?);
+        let table = word(&bytes, phoff)?;
         for index in 0..count.min(64) {
             let mut entry = [0; 56];
             pread(&file, &mut entry, table.checked_add(index * entry_size)?).ok()?;
             if u32::from_le_bytes(*entry.first_chunk()?) == PT_INTERP {
-                let mut name = [0; PATH];
                 let length = (word(&entry, size)? as usize).min(PATH - 1);
-                pread(&file, name.get_mut(..length)?, word(&entry, offset)?).ok()?;
-                elf.loader = name;
+                pread(&file, next.get_mut(..length)?, word(&entry, offset)?).ok()?;
                 break;
             }
         }
-        Some(Head::Elf(elf))
+        let elf = Some(machine);
+        Some(Head { elf, next })
     }
 }
 
 const PT_INTERP: u32 = 3;
-
-/// A copy of `name` that ends with NUL, cut if it is too long.
-fn terminated(name: &[u8]) -> [u8; PATH] {
-    let mut copy = [0; PATH];
-    for (to, from) in copy.iter_mut().take(PATH - 1).zip(name) {
-        *to = *from;
-    }
-    copy
-}

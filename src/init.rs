@@ -13,10 +13,8 @@
 //! It allocates nothing, and in a container it keeps no descriptors: with them closed, the reader of a pipe that the
 //! command closed sees end of file.
 
-use core::ffi::CStr;
-
 use linux_raw_sys::general as raw;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, read};
 use rustix::process::{Pid, WaitOptions, getpgrp, getpid, wait};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
@@ -102,12 +100,9 @@ pub fn reap(command: Pid, role: Role) -> i32 {
 /// Kills every child, then those that become children because their parents are gone, until nobody is left.
 /// proc(5), /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN).
 fn kill_descendants() {
-    const CHILDREN: &CStr = c"/proc/thread-self/children";
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let mut text = [0; 4096];
-    while let Ok(count) =
-        openat(CWD, CHILDREN, flags, Mode::empty()).and_then(|file| read(file, &mut text))
-    {
+    let children = || sys::open(c"/proc/thread-self/children", OFlags::RDONLY);
+    while let Ok(count) = children().and_then(|file| read(file, &mut text)) {
         let list = core::str::from_utf8(text.get(..count).unwrap_or_default()).unwrap_or_default();
         // The last number may be cut; it is whole the next time.
         let whole = list.rsplit_once(' ').map_or("", |(whole, _)| whole);

@@ -6,18 +6,15 @@
 
 use std::os::unix::ffi::OsStringExt;
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, getpgrp, getpid, set_child_subreaper};
 use rustix::termios::tcgetpgrp;
 
 use container::child::{Context, Environment, Program, container};
 use container::init::{self, Role};
-use container::report::{Detail, Outcome, Received, Report};
+use container::report::{self, Outcome, Received, Report};
 use container::step::Step;
 use container::sys;
-use container::user::User;
 
 use crate::error::{Error, Result, error};
 use crate::explain::exec_error;
@@ -34,37 +31,24 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
     }
     // Not if mini is in the background: the terminal is somebody else's then.
     let foreground = tcgetpgrp(sys::borrow(0)) == Ok(getpgrp());
-    let (control, theirs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(|errno| Error::sys("socketpair", "", errno))?;
-    let mut context = context(theirs);
+    let (control, theirs) =
+        report::channel().map_err(|errno| Error::sys("socketpair", "", errno))?;
+    // The caller's environment, and nothing else that steps could use.
+    let (words, home) = (environment(), None);
+    let mut context = Context::new(theirs, Environment { words, home });
     let path = std::env::var_os("PATH").unwrap_or_default().into_vec();
     let command = prepare(command, &path);
-    let role = if foreground {
-        Role::Foreground
-    } else {
-        Role::Alone
+    let (role, own_group) = match foreground {
+        true => (Role::Foreground, Step::Foreground),
+        false => (Role::Alone, Step::Setsid),
     };
-    let own_group = if foreground {
-        Step::Foreground
-    } else {
-        Step::Setsid
-    };
-    let steps = Box::leak(Box::new([
-        own_group,
-        Step::ResetSignals(0),
-        Step::Execve(command),
-    ]));
-    let program = Program {
-        steps,
-        trace: false,
-    };
-    let pid = sys::clone(0, || container(program, 0, &mut context))
-        .map_err(|errno| Error::sys("clone3", "", errno))?;
+    let steps = [own_group, Step::ResetSignals(0), Step::Execve(command)];
+    let steps = Box::leak(Box::new(steps));
+    let trace = false;
+    let pid = sys::clone(0, &mut || {
+        container(Program { steps, trace }, 0, &mut context)
+    })
+    .map_err(|errno| Error::sys("clone3", "", errno))?;
     drop(context);
     // Until the command has been executed there is something to wait for that is not a signal.
     while let Some(Received { report, .. }) =
@@ -79,31 +63,10 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
     }
     drop(control);
     // Whoever reads the output sees its end when the command closes it.
-    if let Ok(null) = openat(
-        CWD,
-        c"/dev/null",
-        OFlags::RDWR | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) {
+    if let Ok(null) = sys::open(c"/dev/null", OFlags::RDWR) {
         let _ = sys::duplicate(&null, 1).and_then(|()| sys::duplicate(&null, 2));
     }
     let status = init::reap(pid, role);
     init::pass_foreground(pid, getpgrp());
     Ok(u8::try_from(status).unwrap_or(crate::error::FAILED))
-}
-
-/// The caller's environment, and nothing else that steps could use.
-fn context(control: OwnedFd) -> Context {
-    Context {
-        control: Some(control),
-        stdio: [None, None, None],
-        root: None,
-        terminal: None,
-        user: User::ROOT,
-        environment: Environment {
-            words: environment(),
-            home: None,
-        },
-        detail: Detail::NONE,
-    }
 }

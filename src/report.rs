@@ -9,14 +9,20 @@ use core::mem::MaybeUninit;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut, Result};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use rustix::process::Pid;
 
 /// Bytes of explanation a report can carry: enough for most paths; longer ones are cut.
 pub const DETAIL: usize = 240;
-const SIZE: usize = 16 + DETAIL;
+const SIZE: usize = 18 + DETAIL;
+
+/// Both ends of a new socket: the supervisor's and the container's.
+pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    socketpair(AddressFamily::UNIX, kind, flags, None)
+}
 
 /// What became of one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,35 +134,34 @@ impl Report {
             Outcome::Done => 0,
             Outcome::Failed(errno) => errno.raw_os_error(),
         };
-        let header = (self.step.to_ne_bytes().into_iter())
-            .chain(errno.to_ne_bytes())
-            .chain(self.nanoseconds.to_ne_bytes())
-            .chain([self.detail.reason as u8, self.detail.length]);
+        let header = [self.nanoseconds, u64::from(self.step) << 32 | errno as u64];
+        let header = header.map(u64::to_ne_bytes);
+        let detail = [self.detail.reason as u8, self.detail.length];
         let mut bytes = [0; SIZE];
-        for (to, from) in bytes.iter_mut().zip(header.chain(self.detail.name)) {
-            *to = from;
+        let parts = [header.as_flattened(), &detail, &self.detail.name];
+        for (to, from) in bytes.iter_mut().zip(parts.into_iter().flatten()) {
+            *to = *from;
         }
         bytes
     }
 
     fn decode(bytes: &[u8; SIZE]) -> Option<Report> {
-        let (step, rest) = bytes.split_first_chunk::<2>()?;
-        let (errno, rest) = rest.split_first_chunk::<4>()?;
-        let (nanoseconds, rest) = rest.split_first_chunk::<8>()?;
-        let ([reason, length], name) = rest.split_first_chunk::<2>()?;
-        let detail = Detail {
-            reason: *REASONS.get(usize::from(*reason))?,
-            length: *length,
-            name: *name.first_chunk()?,
-        };
+        let (nanoseconds, rest) = bytes.split_first_chunk()?;
+        let (code, rest) = rest.split_first_chunk()?;
+        let ([reason, length], name) = rest.split_first_chunk()?;
+        let code = u64::from_ne_bytes(*code);
         Some(Report {
-            step: u16::from_ne_bytes(*step),
-            outcome: match i32::from_ne_bytes(*errno) {
+            step: (code >> 32) as u16,
+            outcome: match code as i32 {
                 0 => Outcome::Done,
                 errno => Outcome::Failed(Errno::from_raw_os_error(errno)),
             },
             nanoseconds: u64::from_ne_bytes(*nanoseconds),
-            detail,
+            detail: Detail {
+                reason: *REASONS.get(usize::from(*reason))?,
+                length: *length,
+                name: *name.first_chunk()?,
+            },
         })
     }
 
@@ -166,17 +171,11 @@ impl Report {
         let bytes = self.encode();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let descriptors = descriptor.as_slice();
-        if !descriptors.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(descriptors));
+        if descriptor.is_some() {
+            control.push(SendAncillaryMessage::ScmRights(descriptor.as_slice()));
         }
-        sendmsg(
-            socket,
-            &[IoSlice::new(&bytes)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        )
-        .map(drop)
+        let bytes = [IoSlice::new(&bytes)];
+        sendmsg(socket, &bytes, &mut control, SendFlags::NOSIGNAL).map(drop)
     }
 
     /// Receives the next report; `None` at end of file.
@@ -185,12 +184,8 @@ impl Report {
         let mut space =
             [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = recvmsg(
-            socket,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )?;
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
         if received.bytes == 0 {
             return Ok(None);
         }

@@ -10,7 +10,7 @@
 
 use core::ffi::CStr;
 
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, PROC_SUPER_MAGIC, fstat, fstatfs, mkdirat, openat, stat,
     statat, statvfs,
@@ -19,6 +19,7 @@ use rustix::io::{Errno, Result};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
 };
+use rustix::path::DecInt;
 
 use linux_raw_sys::general as raw;
 
@@ -90,8 +91,7 @@ fn plain_directory(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
         _ => {}
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = openat(root, name, flags, Mode::empty())?;
-    Ok(directory)
+    openat(root, name, flags, Mode::empty())
 }
 
 /// `/proc/self/fd/N` without allocation. The kernel resolves it to the very object that N is open on.
@@ -99,20 +99,10 @@ pub struct DescriptorPath([u8; 28]);
 
 impl DescriptorPath {
     pub fn new(descriptor: &OwnedFd) -> DescriptorPath {
-        let mut path = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
-        let mut digits = [0u8; 10];
-        let mut number = descriptor.as_raw_fd().unsigned_abs();
-        let mut count = 0;
-        for digit in &mut digits {
-            *digit = b'0' + (number % 10) as u8;
-            number /= 10;
-            count += 1;
-            if number == 0 {
-                break;
-            }
-        }
-        let written = digits.iter().take(count).rev();
-        for (to, from) in path.iter_mut().skip(b"/proc/self/fd/".len()).zip(written) {
+        let mut path = [0; 28];
+        let digits = DecInt::from_fd(descriptor);
+        let text = b"/proc/self/fd/".iter().chain(digits.as_bytes());
+        for (to, from) in path.iter_mut().zip(text) {
             *to = *from;
         }
         DescriptorPath(path)
@@ -130,40 +120,49 @@ pub fn loopback_up() -> Result<()> {
     const REQUEST_AND_ACK: u16 = 1 | 4;
     const NLMSG_ERROR: u16 = 2;
     const IFF_UP: u32 = 1;
+    // struct nlmsghdr: length, type and flags, sequence, port; struct ifinfomsg: family, padding and device type, index,
+    // flags, mask of flags to change.
+    const MESSAGE: [u32; 8] = {
+        let (kind, flags) = (RTM_NEWLINK.to_ne_bytes(), REQUEST_AND_ACK.to_ne_bytes());
+        let kind = u32::from_ne_bytes([kind[0], kind[1], flags[0], flags[1]]);
+        [32, kind, 0, 0, 0, 1, IFF_UP, IFF_UP]
+    };
     // No protocol is protocol 0, NETLINK_ROUTE.
-    let socket = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    // struct nlmsghdr: length, type, flags, sequence, port; struct ifinfomsg: family and padding, device type,
-    // index, flags, mask of flags to change.
-    let mut message = [0; 32];
-    let fields = (32u32.to_ne_bytes().into_iter())
-        .chain(RTM_NEWLINK.to_ne_bytes())
-        .chain(REQUEST_AND_ACK.to_ne_bytes())
-        .chain([0; 8])
-        .chain([0; 4])
-        .chain(1i32.to_ne_bytes())
-        .chain(IFF_UP.to_ne_bytes())
-        .chain(IFF_UP.to_ne_bytes());
-    for (to, from) in message.iter_mut().zip(fields) {
-        *to = from;
-    }
-    send(&socket, &message, SendFlags::empty())?;
+    let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    let message = MESSAGE.map(u32::to_ne_bytes);
+    let message = message.as_flattened();
+    send(&socket, message, SendFlags::empty())?;
     let mut answer = [0; 64];
     recv(socket.as_fd(), &mut answer, RecvFlags::empty())?;
-    // struct nlmsgerr behind the header: 0 or a negative errno.
-    let kind = answer
-        .get(4..6)
-        .and_then(|bytes| bytes.first_chunk().copied());
-    let error = answer
-        .get(16..20)
-        .and_then(|bytes| bytes.first_chunk().copied());
-    match (kind.map(u16::from_ne_bytes), error.map(i32::from_ne_bytes)) {
-        (Some(NLMSG_ERROR), Some(0)) => Ok(()),
-        (Some(NLMSG_ERROR), Some(error)) => Err(Errno::from_raw_os_error(-error)),
+    // Behind the header is struct nlmsgerr: 0 or a negative errno.
+    let [
+        _,
+        _,
+        _,
+        _,
+        k0,
+        k1,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        e0,
+        e1,
+        e2,
+        e3,
+        ..,
+    ] = answer;
+    let error = i32::from_ne_bytes([e0, e1, e2, e3]);
+    match (u16::from_ne_bytes([k0, k1]), error) {
+        (NLMSG_ERROR, 0) => Ok(()),
+        (NLMSG_ERROR, error) => Err(Errno::from_raw_os_error(-error)),
         _ => Err(Errno::PROTO),
     }
 }

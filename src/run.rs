@@ -12,19 +12,18 @@ use std::path::Path;
 use linux_raw_sys::general as raw;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, chown, fstat, fstatfs, openat};
+use rustix::fs::{Gid, Mode, OFlags, Uid, chown, fstat, fstatfs};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::sockopt::set_socket_passcred;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
+use rustix::net::{SendFlags, send};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
 use container::child::{self, Context, Environment, Program};
 use container::init;
-use container::report::{Detail, Outcome, Received, Report};
+use container::report::{self, Detail, Outcome, Report};
 use container::step::{Step, Target};
 use container::sys::{self, Word};
-use container::user::User;
 
 use crate::cache;
 use crate::cli::Mode as RunMode;
@@ -35,7 +34,7 @@ use crate::host::{Host, probe};
 use crate::kept;
 use crate::layers::{self, Brought, Held, Layers};
 use crate::plan::{Plan, RANGE, Stack, Stream, Task, Users, bind, leak, plan};
-use crate::protection::Protection;
+use crate::protection;
 use crate::seal;
 use crate::spec::Spec;
 use crate::store::{self, Directory};
@@ -59,14 +58,13 @@ pub fn run(spec: Spec, mode: RunMode) -> Result<u8> {
         .extend(crate::image::manifest::foreign(&image.config));
     if mode == RunMode::DryRun {
         let mut output = std::io::stdout().lock();
-        (output
-            .write_all(plan.lines().as_bytes())
-            .and_then(|()| output.flush()))
-        .map_err(|error| Error::io("write", "standard output", error))?;
+        (output.write_all(plan.lines().as_bytes()))
+            .and_then(|()| output.flush())
+            .map_err(|error| Error::io("write", "standard output", error))?;
         return Ok(0);
     }
     let trace = mode == RunMode::Trace;
-    let mut supervisor = Supervisor::new(spec, &host, &mut plan, held, signals, trace)?;
+    let mut supervisor = Supervisor::new(spec, &host, &mut plan, held, &signals, trace)?;
     let result = supervisor.start().and_then(|()| supervisor.watch());
     supervisor.end(result.is_ok());
     result
@@ -78,16 +76,15 @@ pub fn view(
     spec: Spec,
     host: &mut Host,
     userxattr: bool,
-    look: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
+    look: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>,
 ) -> Result<()> {
     let signals = Signals::hold()?;
     let (image, held) = layers::resolve(&spec, host, Some(&signals.ending), false)?;
     host.look_at(image.layers);
     let mut plan = crate::plan::view(&spec, host, userxattr)?;
-    let mut supervisor = Supervisor::new(&spec, host, &mut plan, held, signals, false)?;
+    let mut supervisor = Supervisor::new(&spec, host, &mut plan, held, &signals, false)?;
     let result = supervisor.start().and_then(|()| {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, c"root", flags, Mode::empty())
+        let root = sys::open(c"root", OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|errno| Error::sys("open", "root", errno))?;
         look(root.as_fd())
     });
@@ -125,10 +122,7 @@ struct Supervisor<'a> {
     /// Defaults that were left out: those that the plan knows of, and what turns out on the way.
     notes: Vec<String>,
     trace: bool,
-    /// The descriptor that signals are read from.
-    signals: OwnedFd,
-    /// The same for those that end mini while the container is not yet under way.
-    interrupts: OwnedFd,
+    signals: &'a Signals,
     /// This side of the control socket, until the command has been executed.
     control: Option<OwnedFd>,
     context: Context,
@@ -149,16 +143,11 @@ impl<'a> Supervisor<'a> {
         host: &'a Host,
         plan: &'a mut Plan,
         held: Held,
-        signals: Signals,
+        signals: &'a Signals,
         trace: bool,
     ) -> Result<Supervisor<'a>> {
-        let (control, theirs) = (socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        ))
-        .map_err(|errno| Error::sys("socketpair", "", errno).hint("CONFIG_UNIX"))?;
+        let (control, theirs) = report::channel()
+            .map_err(|errno| Error::sys("socketpair", "", errno).hint("CONFIG_UNIX"))?;
         if trace {
             // The command's process is known by what it says.
             set_socket_passcred(&control, true)
@@ -166,16 +155,9 @@ impl<'a> Supervisor<'a> {
         }
         let mut words = std::mem::take(&mut plan.environment);
         words.push(Word::END);
-        let home = plan.home.map(|index| {
-            (
-                index,
-                Box::leak(vec![0u8; 1100].into_boxed_slice()) as &'static mut [u8],
-            )
-        });
-        let environment = Environment {
-            words: Box::leak(words.into_boxed_slice()),
-            home,
-        };
+        let words = words.leak();
+        let room = |index| (index, vec![0; 1100].leak());
+        let home = plan.home.map(room);
         Ok(Supervisor {
             spec,
             host,
@@ -183,18 +165,9 @@ impl<'a> Supervisor<'a> {
             held,
             notes: plan.notes.clone(),
             trace,
-            signals: signals.all,
-            interrupts: signals.ending,
+            signals,
             control: Some(control),
-            context: Context {
-                control: Some(theirs),
-                stdio: [None, None, None],
-                root: None,
-                terminal: None,
-                user: User::ROOT,
-                environment,
-                detail: Detail::NONE,
-            },
+            context: Context::new(theirs, Environment { words, home }),
             directories: Vec::new(),
             child: None,
             ids: None,
@@ -215,18 +188,18 @@ impl Supervisor<'_> {
         }
         for task in &self.plan.tasks {
             // What takes long looks itself.
-            if matches!(
+            let long = matches!(
                 task,
                 Task::Unpack { .. } | Task::Index { .. } | Task::Clone(_)
-            ) && !wait_for(&self.interrupts, None)
-            {
+            );
+            if long && !wait_for(&self.signals.ending, None) {
                 return Err(Error::new("interrupted before the container was started"));
             }
             // Not before mini goes on from a copy of its binary, and begins anew.
             if !noted && !matches!(task, Task::Seal) {
-                self.notes
-                    .iter()
-                    .for_each(|note| say(&format!("# {note}\n")));
+                for note in &self.notes {
+                    say(&format!("# {note}\n"));
+                }
                 noted = true;
             }
             self.timed(task)?;
@@ -303,20 +276,15 @@ impl Supervisor<'_> {
                 self.ids = Some(userns::claim(path, &self.host.id)?);
                 Ok(())
             }
-            Task::Own(path) => {
-                let base = Some(self.base());
-                chown(*path, base.map(Uid::from_raw), base.map(Gid::from_raw))
-                    .map_err(|errno| Error::sys("chown", path.to_bytes(), errno))
-            }
+            Task::Own(path) => own(path.to_bytes(), self.base()),
             Task::Clone(flags) => self.clone(task, *flags),
             Task::MapIds(users) => match users {
                 Users::Range => userns::map(self.pid(), self.base(), RANGE),
                 _ => userns::map(self.pid(), 0, u32::MAX),
             },
             Task::Idmap(path, recursive) => {
-                let namespace = format!("/proc/{}/ns/user", self.pid().as_raw_pid());
-                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-                let whole = openat(CWD, namespace.as_str(), flags, Mode::empty())
+                let namespace = leak(format!("/proc/{}/ns/user", self.pid().as_raw_pid()));
+                let whole = sys::open(namespace, OFlags::RDONLY)
                     .and_then(|namespace| userns::idmap(path, &namespace, *recursive))
                     .map_err(|errno| {
                         let error = error!("{task}: {}", reason(errno));
@@ -326,23 +294,20 @@ impl Supervisor<'_> {
                     let note =
                         "below a volume are file systems that cannot be idmapped: nobody's inside";
                     self.notes.push(note.into());
-                    if self.trace {
-                        self.say_lines(&format!("# {note}\n"));
-                    }
+                    self.remark(note);
                 }
                 Ok(())
             }
             Task::RaiseLimit(limit) => {
                 let (pid, resource) = (self.pid().as_raw_pid(), limit.resource);
-                sys::limit(pid, resource, None)
-                    .and_then(|(soft, hard)| match hard >= limit.hard {
-                        true => Ok((soft, hard)),
-                        false => sys::limit(pid, resource, Some((soft, limit.hard))),
-                    })
-                    .map(drop)
-                    .map_err(|errno| {
-                        step_error(&Step::Limit(*limit), errno, &Detail::NONE, self.host)
-                    })
+                let raise = |(soft, hard)| match hard >= limit.hard {
+                    true => Ok((soft, hard)),
+                    false => sys::limit(pid, resource, Some((soft, limit.hard))),
+                };
+                let failed =
+                    |errno| step_error(&Step::Limit(*limit), errno, &Detail::NONE, self.host);
+                let raised = sys::limit(pid, resource, None).and_then(raise);
+                raised.map(drop).map_err(failed)
             }
             Task::OomScoreAdj(value) => {
                 let path = format!("/proc/{}/oom_score_adj", self.pid().as_raw_pid());
@@ -362,9 +327,8 @@ impl Supervisor<'_> {
             Task::Go => {
                 let control = self.control.as_ref().expect("open until the command runs");
                 self.context.stdio = [None, None, None];
-                send(control, b"!", SendFlags::NOSIGNAL)
-                    .map_err(|errno| Error::sys("send", "control", errno))?;
-                Ok(())
+                (send(control, b"!", SendFlags::NOSIGNAL).map(drop))
+                    .map_err(|errno| Error::sys("send", "control", errno))
             }
             Task::Unmount(path) => {
                 let _ = unmount(path.as_os_str().as_bytes(), UnmountFlags::DETACH);
@@ -395,7 +359,7 @@ impl Supervisor<'_> {
         };
         let supervisors_end = self.control.as_ref().map(AsRawFd::as_raw_fd);
         let context = &mut self.context;
-        let pid = sys::clone(flags, || {
+        let pid = sys::clone(flags, &mut || {
             // Only the supervisor may hold its end: the container must see it closed when the supervisor dies.
             supervisors_end.into_iter().for_each(sys::close);
             child::container(program, 0, context)
@@ -412,7 +376,7 @@ impl Supervisor<'_> {
     }
 
     fn layers(&self) -> Layers<'_> {
-        Layers::new(self.spec, self.host, Some(&self.interrupts))
+        Layers::new(self.spec, self.host, Some(&self.signals.ending))
     }
 
     /// A line about how something was done, for --trace.
@@ -429,10 +393,10 @@ impl Supervisor<'_> {
         let report = match base {
             0 => unpacking.run()?,
             _ => {
-                let name = to.as_os_str().as_bytes();
-                chown(name, Some(Uid::from_raw(base)), Some(Gid::from_raw(base)))
-                    .map_err(|errno| Error::sys("chown", name, errno))?;
-                userns::inside(base, &self.interrupts, || unpacking.run())?
+                own(to.as_os_str().as_bytes(), base)?;
+                let mut unpacking = Some(unpacking);
+                let mut run = || unpacking.take().map_or(Ok(String::new()), |it| it.run());
+                userns::inside(base, &self.signals.ending, &mut run)?
             }
         };
         self.remark(&report);
@@ -455,10 +419,8 @@ impl Supervisor<'_> {
         if !self.directories.iter().any(|made| made.path() == disk) {
             self.directories.push(Directory::create(disk)?);
         }
-        let (from, at) = (
-            leak(to.as_os_str().as_bytes()),
-            leak(format!("image{number}")),
-        );
+        let from = leak(to.as_os_str().as_bytes());
+        let at = leak(format!("image{number}"));
         for step in [Step::Mkdir(from, 0o755), bind(from, Target::Path(at), 0)] {
             self.perform(&Task::Step(step))?;
         }
@@ -468,19 +430,17 @@ impl Supervisor<'_> {
     /// Prepares what the command gets instead of a standard stream that is a terminal.
     fn streams(&mut self) -> rustix::io::Result<()> {
         for (number, stream) in self.plan.streams.into_iter().enumerate() {
-            self.context.stdio[number] = match stream {
-                Stream::Inherit | Stream::Null => None,
-                Stream::Relay => {
-                    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-                    let own = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number as i32), 3)?;
-                    let (relay, theirs) = match number {
-                        0 => (Relay::new(Kind::Input, own, writer), reader),
-                        _ => (Relay::new(Kind::Output, reader, own), writer),
-                    };
-                    self.relays.push(relay);
-                    Some(theirs)
-                }
+            if stream != Stream::Relay {
+                continue;
+            }
+            let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+            let own = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number as i32), 3)?;
+            let (relay, theirs) = match number {
+                0 => (Relay::new(Kind::Input, own, writer), reader),
+                _ => (Relay::new(Kind::Output, reader, own), writer),
             };
+            self.relays.push(relay);
+            self.context.stdio[number] = Some(theirs);
         }
         Ok(())
     }
@@ -523,15 +483,16 @@ impl Supervisor<'_> {
 
     /// Waits for something to happen: a signal, a report, or (by index) a relay that can go on.
     fn wait(&self) -> (bool, bool, Vec<bool>) {
-        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        fds.extend(
-            self.control
-                .as_ref()
-                .map(|control| PollFd::new(control, PollFlags::IN)),
-        );
+        let watched = |fd| PollFd::new(fd, PollFlags::IN);
+        let mut fds = vec![watched(&self.signals.all)];
+        fds.extend(self.control.as_ref().map(watched));
         let first = fds.len();
-        let interests: Vec<Option<PollFd<'_>>> = self.relays.iter().map(Relay::interest).collect();
-        fds.extend(interests.iter().flatten().cloned());
+        let mut interested = Vec::new();
+        for relay in &self.relays {
+            let interest = relay.interest();
+            interested.push(interest.is_some());
+            fds.extend(interest);
+        }
         let again = Timespec {
             tv_sec: 0,
             tv_nsec: 250_000_000,
@@ -540,12 +501,11 @@ impl Supervisor<'_> {
         // EINTR cannot come with all signals blocked, and would be tried again by the caller's loop.
         let _ = poll(&mut fds, timeout);
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let mut results = fds[first..].iter().map(ready);
-        let relays = interests
-            .iter()
-            .map(|interest| interest.is_some() && results.next() == Some(true))
-            .collect();
-        (ready(&fds[0]), first == 2 && ready(&fds[1]), relays)
+        let mut rest = fds[first..].iter();
+        for relay in &mut interested {
+            *relay = *relay && rest.next().is_some_and(ready);
+        }
+        (ready(&fds[0]), first == 2 && ready(&fds[1]), interested)
     }
 
     /// Reads what the container reports about its steps.
@@ -553,33 +513,24 @@ impl Supervisor<'_> {
         let Some(control) = &self.control else {
             return Ok(());
         };
-        let received =
-            Report::receive(control).map_err(|errno| Error::sys("recvmsg", "control", errno))?;
-        let Some(Received {
-            report,
-            descriptor,
-            sender,
-        }) = received
-        else {
+        let failed = |errno| Error::sys("recvmsg", "control", errno);
+        let Some(received) = Report::receive(control).map_err(failed)? else {
             self.control = None;
             self.started();
             return Ok(());
         };
+        let report = &received.report;
         let index = usize::from(report.step);
-        let step = self
-            .plan
-            .steps
-            .get(index)
-            .ok_or_else(|| Error::new("control: bad report"))?;
+        let Some(step) = self.plan.steps.get(index) else {
+            return Err(Error::new("control: bad report"));
+        };
         match report.outcome {
             Outcome::Done => {
                 self.began |= matches!(step, Step::Ready);
                 self.trace_line(self.plan.actor(index), step, report.nanoseconds);
-                if let (Step::Ready, Some(command), true) = (step, sender, self.trace) {
+                if let (Step::Ready, Some(command), true) = (step, received.sender, self.trace) {
                     let command = command.as_raw_pid();
-                    let protection =
-                        Protection::observe(command, self.plan, &self.notes).to_string();
-                    self.say_lines(&protection);
+                    self.say_lines(&protection::observe(command, self.plan, &self.notes));
                     let _ = send(control, b"!", SendFlags::NOSIGNAL);
                 }
             }
@@ -587,7 +538,7 @@ impl Supervisor<'_> {
                 return Err(step_error(step, errno, &report.detail, self.host));
             }
         }
-        if let Some(master) = descriptor {
+        if let Some(master) = received.descriptor {
             let terminal = Terminal::new(master);
             let relays = terminal
                 .relays()
@@ -601,12 +552,7 @@ impl Supervisor<'_> {
     /// The command runs. The supervisor lets go of the caller's input and output, so that whoever reads the output
     /// sees its end when the container closes it; standard error stays for messages.
     fn started(&self) {
-        let null = openat(
-            CWD,
-            c"/dev/null",
-            OFlags::RDWR | OFlags::CLOEXEC,
-            Mode::empty(),
-        );
+        let null = sys::open(c"/dev/null", OFlags::RDWR);
         if let (Ok(null), None) = (null, &self.terminal) {
             let _ = sys::duplicate(&null, 0).and_then(|()| sys::duplicate(&null, 1));
         }
@@ -619,7 +565,7 @@ impl Supervisor<'_> {
     /// Reads one signal and acts on it.
     fn signal(&mut self, ended: &mut Option<u8>) -> Result<()> {
         let mut info = [0; 128]; // struct signalfd_siginfo, which begins with the number
-        if rustix::io::read(&self.signals, &mut info) != Ok(info.len()) {
+        if rustix::io::read(&self.signals.all, &mut info) != Ok(info.len()) {
             return Ok(());
         }
         let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
@@ -677,22 +623,23 @@ impl Supervisor<'_> {
         // What overlay has left in its work directory is of no use, and nothing is if the command never ran.
         store::remove(if ran { &work } else { kept });
         if ran {
-            say(&format!(
-                "mini: the container's changes are in {}\n",
-                show(&upper)
-            ));
+            let upper = show(&upper);
+            say(&format!("mini: the container's changes are in {upper}\n"));
         }
     }
 }
 
 /// The status that stands for how a process ended.
 fn exit_status(status: WaitStatus) -> u8 {
-    let status = status
-        .exit_status()
-        .or(status.terminating_signal().map(|signal| 128 + signal));
-    status
-        .and_then(|status| u8::try_from(status).ok())
-        .unwrap_or(crate::error::FAILED)
+    let signal = status.terminating_signal().map(|signal| 128 + signal);
+    let status = status.exit_status().or(signal).unwrap_or(-1);
+    u8::try_from(status).unwrap_or(crate::error::FAILED)
+}
+
+/// Gives a file to the container's root, whose id outside is `base`.
+fn own(path: &[u8], base: u32) -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(base), Gid::from_raw(base));
+    chown(path, Some(uid), Some(gid)).map_err(|errno| Error::sys("chown", path, errno))
 }
 
 /// Lets those who are not its owner open a pipe again, for reading or for writing as `mode` says. A named pipe is a
@@ -711,10 +658,7 @@ fn open_pipe(pipe: BorrowedFd<'_>, mode: Mode) {
 pub fn wait_for(interrupts: &OwnedFd, source: Option<BorrowedFd<'_>>) -> bool {
     let fds = [interrupts.as_fd(), source.unwrap_or(interrupts.as_fd())];
     let mut fds = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    let timeout = source.is_none().then_some(&Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    });
-    let _ = poll(&mut fds, timeout);
+    let now = Timespec::default();
+    let _ = poll(&mut fds, source.is_none().then_some(&now));
     fds[0].revents().is_empty()
 }

@@ -14,8 +14,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use rustix::fd::AsRawFd;
 use rustix::fs::{
-    CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create,
-    openat, sendfile,
+    MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create, sendfile,
 };
 use rustix::io::Errno;
 
@@ -28,8 +27,7 @@ use crate::plan::{environment, leak, words};
 /// be, with a note.
 pub fn seal() -> Result<Option<String>> {
     let fail = |operation: &'static str| move |errno| Error::sys(operation, "mini's binary", errno);
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let binary = openat(CWD, "/proc/self/exe", flags, Mode::empty()).map_err(fail("open"))?;
+    let binary = sys::open(c"/proc/self/exe", OFlags::RDONLY).map_err(fail("open"))?;
     // EINVAL: not a file in memory.
     if fcntl_get_seals(&binary).is_ok_and(|seals| seals.contains(SealFlags::WRITE)) {
         return rustix::thread::set_name(c"mini")

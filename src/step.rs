@@ -175,10 +175,8 @@ impl Display for Step {
                     raw::S_IFBLK => "S_IFBLK",
                     _ => return write!(f, "mknod({path}, S_IFREG|{permissions:04o})"),
                 };
-                write!(
-                    f,
-                    "mknod({path}, {kind}|{permissions:04o}, makedev({major}, {minor}))"
-                )
+                let device = format_args!("makedev({major}, {minor})");
+                write!(f, "mknod({path}, {kind}|{permissions:04o}, {device})")
             }
             Step::WriteFile(path, text) => match text.strip_suffix(b"\n").unwrap_or(text) {
                 line if line.len() <= 40 && !line.contains(&b'\n') => {
@@ -207,35 +205,25 @@ impl Display for Step {
             Step::Foreground => f.write_str("setpgid(0, 0), tcsetpgrp(0, getpid())"),
             Step::OpenTerminal(ptmx, terminal, (rows, columns)) => {
                 let (ptmx, terminal) = (Quoted(ptmx), Quoted(terminal));
-                write!(
-                    f,
-                    "open({ptmx}, O_RDWR|O_NOCTTY), open({terminal}) ({columns}x{rows})"
-                )
+                let size = format_args!("{columns}x{rows}");
+                write!(f, "open({ptmx}, O_RDWR|O_NOCTTY), open({terminal}) ({size})")
             }
             Step::OpenRoot(path) => write!(f, "open({}, O_PATH|O_DIRECTORY)", Quoted(path)),
             Step::MakeDirectory(path) => write!(f, "mkdirat({{root}}, {}, 0755)", Quoted(path)),
             Step::Mask(path) => {
                 let path = path.to_bytes().escape_ascii();
-                write!(
-                    f,
-                    "mount(\"mask/…\", \"{{root}}{path}\", NULL, MS_BIND, NULL) if there"
-                )
+                write!(f, "mount(\"mask/…\", \"{{root}}{path}\", NULL, MS_BIND, NULL) if there")
             }
             Step::ReadOnly(path) => {
                 let path = path.to_bytes().escape_ascii();
-                write!(
-                    f,
-                    "mount(\"{{root}}{path}\", …, MS_BIND|MS_REC), MS_REMOUNT|MS_RDONLY if there"
-                )
+                f.write_str("mount(\"{root}")?;
+                write!(f, "{path}\", …, MS_BIND|MS_REC), MS_REMOUNT|MS_RDONLY if there")
             }
             Step::Sysctl(path, value, optional) => {
                 let (path, value) = (path.to_bytes().escape_ascii(), value.trim_ascii_end());
                 let value = value.escape_ascii();
                 let condition = if *optional { " if possible" } else { "" };
-                write!(
-                    f,
-                    "write(\"{{root}}/proc/sys/{path}\", \"{value}\"){condition}"
-                )
+                write!(f, "write(\"{{root}}/proc/sys/{path}\", \"{value}\"){condition}")
             }
             Step::Chdir(path) => write!(f, "chdir({})", Quoted(path)),
             Step::PivotRoot => f.write_str("pivot_root(\".\", \".\")"),
@@ -243,11 +231,8 @@ impl Display for Step {
             Step::Sethostname(name) => write!(f, "sethostname({})", Quoted(name)),
             Step::LoopbackUp => f.write_str("rtnetlink(RTM_NEWLINK, \"lo\", IFF_UP)"),
             Step::LookupUser(user, group) => {
-                write!(
-                    f,
-                    "read(\"/etc/passwd\", \"/etc/group\") for {}",
-                    user.escape_ascii()
-                )?;
+                let user = user.escape_ascii();
+                write!(f, "read(\"/etc/passwd\", \"/etc/group\") for {user}")?;
                 group.map_or(Ok(()), |group| write!(f, ":{}", group.escape_ascii()))
             }
             Step::OwnTerminal => f.write_str("fchown({terminal}, {uid}, -1)"),
@@ -261,15 +246,9 @@ impl Display for Step {
             Step::Stdio(number) => write!(f, "dup3({{stdio{number}}}, {number})"),
             Step::Null(number) => write!(f, "open(\"/dev/null\"), dup3({{null}}, {number})"),
             Step::CloseDescriptors => f.write_str("close_range(4, ~0U, 0)"),
-            Step::Limit(ResourceLimit {
-                name, soft, hard, ..
-            }) => {
-                write!(
-                    f,
-                    "setrlimit(RLIMIT_{name}, {{{}, {}}})",
-                    Limit(*soft),
-                    Limit(*hard)
-                )
+            Step::Limit(limit) => {
+                let (name, soft, hard) = (limit.name, Limit(limit.soft), Limit(limit.hard));
+                write!(f, "setrlimit(RLIMIT_{name}, {{{soft}, {hard}}})")
             }
             Step::Umask(mask) => write!(f, "umask({mask:03o})"),
             Step::DropBounding(kept, _) => {
@@ -277,18 +256,15 @@ impl Display for Step {
             }
             Step::KeepKill => f.write_str("capset(kill)"),
             Step::KeepCapabilities => f.write_str("prctl(PR_SET_KEEPCAPS, 1)"),
-            Step::Capabilities(root, other) => write!(
-                f,
-                "capset({}) for root, capset and PR_CAP_AMBIENT_RAISE({}) for others",
-                Set(*root),
-                Set(*other)
-            ),
+            Step::Capabilities(root, other) => {
+                let (root, other) = (Set(*root), Set(*other));
+                write!(f, "capset({root}) for root, capset and PR_CAP_AMBIENT_RAISE({other}) for others")
+            }
             Step::NoNewPrivileges => f.write_str("prctl(PR_SET_NO_NEW_PRIVS, 1)"),
-            Step::Seccomp(program, flags) => write!(
-                f,
-                "seccomp(SECCOMP_SET_MODE_FILTER, {flags}, {{{} instructions}})",
-                program.len()
-            ),
+            Step::Seccomp(program, flags) => {
+                let length = program.len();
+                write!(f, "seccomp(SECCOMP_SET_MODE_FILTER, {flags}, {{{length} instructions}})")
+            }
             Step::Setgroups => f.write_str("setgroups({groups})"),
             Step::Setgid => f.write_str("setresgid({gid}, {gid}, {gid})"),
             Step::Setuid => f.write_str("setresuid({uid}, {uid}, {uid})"),
@@ -358,23 +334,18 @@ pub struct Flags(pub u64, pub &'static [(u64, &'static str)]);
 
 impl Display for Flags {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let mut rest = self.0;
-        let mut first = true;
+        let (mut rest, mut separator) = (self.0, "");
         for (bits, name) in self.1 {
             if self.0 & bits == *bits {
-                if !first {
-                    f.write_char('|')?;
-                }
+                f.write_str(separator)?;
                 f.write_str(name)?;
-                rest &= !bits;
-                first = false;
+                (rest, separator) = (rest & !bits, "|");
             }
         }
-        match (rest, first) {
-            (0, false) => Ok(()),
-            (0, true) => f.write_char('0'),
-            (_, false) => write!(f, "|{rest:#x}"),
-            (_, true) => write!(f, "{rest:#x}"),
+        match (rest, separator) {
+            (0, "") => f.write_char('0'),
+            (0, _) => Ok(()),
+            _ => write!(f, "{separator}{rest:#x}"),
         }
     }
 }

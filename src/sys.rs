@@ -9,6 +9,7 @@ use core::ffi::{CStr, c_char, c_int, c_long};
 
 use linux_raw_sys::{general as raw, loop_device, ptrace};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 
@@ -32,6 +33,12 @@ unsafe fn call(number: u32, arguments: [usize; 5]) -> Result<usize> {
     }
 }
 
+/// The same for a call that takes no pointers, or only null.
+fn numbers(number: u32, [a, b, c]: [usize; 3]) -> Result<usize> {
+    // SAFETY: the functions here name only calls that take these arguments as numbers.
+    unsafe { call(number, [a, b, c, 0, 0]) }
+}
+
 fn pointer(text: Option<&CStr>) -> usize {
     text.map_or(0, |text| text.as_ptr() as usize)
 }
@@ -41,40 +48,19 @@ fn pointer(text: Option<&CStr>) -> usize {
 /// seccomp filter around mini does not (EPERM). The child exits with what `child` returns.
 ///
 /// This is a fork: no memory is shared, so the child may go on using everything that was prepared before.
-pub fn clone(flags: u32, child: impl FnOnce() -> i32) -> Result<Pid> {
-    let arguments = raw::clone_args {
-        flags: u64::from(flags),
-        pidfd: 0,
-        child_tid: 0,
-        parent_tid: 0,
-        exit_signal: u64::from(raw::SIGCHLD),
-        stack: 0,
-        stack_size: 0,
-        tls: 0,
-        set_tid: 0,
-        set_tid_size: 0,
-        cgroup: 0,
-    };
+pub fn clone(flags: u32, child: &mut dyn FnMut() -> i32) -> Result<Pid> {
+    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls.
+    let arguments = [u64::from(flags), 0, 0, 0, raw::SIGCHLD.into(), 0, 0, 0];
     // Only the first published size (64 bytes, Linux 5.3) is passed, so that every clone3 kernel accepts it.
     // SAFETY: `arguments` outlives the call; without CLONE_VM and CLONE_SETTLS the child is a complete copy of
     // this single-threaded process (mini never starts a thread) and goes on here with its own stack.
-    let id = match unsafe {
-        call(
-            raw::__NR_clone3,
-            [&raw const arguments as usize, 64, 0, 0, 0],
-        )
-    } {
-        // The order of clone's last arguments differs by architecture; all of them are zero.
-        Err(Errno::NOSYS | Errno::PERM) => unsafe {
-            // SAFETY: as above; a stack of 0 means a copy of the caller's.
-            call(
-                raw::__NR_clone,
-                [(flags | raw::SIGCHLD) as usize, 0, 0, 0, 0],
-            )
-        },
-        other => other,
-    }?;
-    match Pid::from_raw(id as i32) {
+    let mut id = unsafe { call(raw::__NR_clone3, [arguments.as_ptr() as usize, 64, 0, 0, 0]) };
+    if let Err(Errno::NOSYS | Errno::PERM) = id {
+        // The order of clone's last arguments differs by architecture; all of them are zero. So is the stack: a copy of
+        // the caller's.
+        id = numbers(raw::__NR_clone, [(flags | raw::SIGCHLD) as usize, 0, 0]);
+    }
+    match Pid::from_raw(id? as i32) {
         Some(pid) => Ok(pid),
         None => exit(child()),
     }
@@ -91,8 +77,7 @@ pub fn has_seccomp() -> bool {
 /// `unshare(2)` with `CLONE_NEW*` flags. rustix calls it unsafe because CLONE_FILES would split the descriptor
 /// table under other threads; mini has none.
 pub fn unshare(flags: u32) -> Result<()> {
-    // SAFETY: a number only.
-    unsafe { call(raw::__NR_unshare, [flags as usize, 0, 0, 0, 0]) }.map(drop)
+    numbers(raw::__NR_unshare, [flags as usize, 0, 0]).map(drop)
 }
 
 /// The signal this process gets when its parent dies: `prctl(2)`, PR_SET_PDEATHSIG. rustix takes no real-time one.
@@ -103,8 +88,7 @@ pub fn set_parent_death_signal(signal: i32) -> Result<()> {
 /// Ends this process at once: no destructors, no flushing.
 pub fn exit(status: i32) -> ! {
     loop {
-        // SAFETY: exit_group takes a number and does not return.
-        let _ = unsafe { call(raw::__NR_exit_group, [status as usize, 0, 0, 0, 0]) };
+        let _ = numbers(raw::__NR_exit_group, [status as usize, 0, 0]);
     }
 }
 
@@ -128,13 +112,8 @@ pub fn execve(path: &CStr, arguments: &[Word], environment: &[Word]) -> Errno {
     if !ended(arguments) || !ended(environment) {
         return Errno::FAULT;
     }
-    let list = [
-        path.as_ptr() as usize,
-        arguments.as_ptr() as usize,
-        environment.as_ptr() as usize,
-        0,
-        0,
-    ];
+    let (arguments, environment) = (arguments.as_ptr() as usize, environment.as_ptr() as usize);
+    let list = [path.as_ptr() as usize, arguments, environment, 0, 0];
     // SAFETY: `path` ends with NUL; both lists end with null, and a `Word` points to a string that lives for ever.
     match unsafe { call(raw::__NR_execve, list) } {
         Err(errno) => errno,
@@ -150,13 +129,8 @@ pub fn mount(
     flags: u32,
     data: Option<&CStr>,
 ) -> Result<()> {
-    let arguments = [
-        pointer(source),
-        pointer(Some(target)),
-        pointer(fstype),
-        flags as usize,
-        pointer(data),
-    ];
+    let [source, target, fstype, data] = [source, Some(target), fstype, data].map(pointer);
+    let arguments = [source, target, fstype, flags as usize, data];
     // SAFETY: each pointer is null or a string that outlives the call.
     unsafe { call(raw::__NR_mount, arguments) }.map(drop)
 }
@@ -165,7 +139,7 @@ pub fn mount(
 /// Linux 5.12.
 pub fn mount_setattr(target: &CStr, attributes: u64) -> Result<()> {
     let set = [attributes, 0, 0, 0]; // struct mount_attr: set, clear, propagation, user namespace
-    set_attributes(raw::AT_FDCWD as usize, target, raw::AT_RECURSIVE, set)
+    set_attributes(raw::AT_FDCWD as usize, target, raw::AT_RECURSIVE, &set)
 }
 
 /// Shows the owners in a detached mount, and with `recursive` in all below it, as the ids of a user namespace:
@@ -175,20 +149,14 @@ pub fn idmap(tree: impl AsFd, userns: impl AsFd, recursive: bool) -> Result<()> 
     let set = [u64::from(raw::MOUNT_ATTR_IDMAP), 0, 0, userns];
     let depth = if recursive { raw::AT_RECURSIVE } else { 0 };
     let tree = tree.as_fd().as_raw_fd() as usize;
-    set_attributes(tree, c"", raw::AT_EMPTY_PATH | depth, set)
+    set_attributes(tree, c"", raw::AT_EMPTY_PATH | depth, &set)
 }
 
-fn set_attributes(directory: usize, path: &CStr, flags: u32, set: [u64; 4]) -> Result<()> {
+fn set_attributes(directory: usize, path: &CStr, flags: u32, set: &[u64; 4]) -> Result<()> {
     let (path, flags) = (pointer(Some(path)), flags as usize);
-    let arguments = [
-        directory,
-        path,
-        flags,
-        set.as_ptr() as usize,
-        size_of_val(&set),
-    ];
+    let (set, size) = (set.as_ptr() as usize, size_of_val(set));
     // SAFETY: `path` and `set` outlive the call, and the size is that of `set`.
-    unsafe { call(raw::__NR_mount_setattr, arguments) }.map(drop)
+    unsafe { call(raw::__NR_mount_setattr, [directory, path, flags, set, size]) }.map(drop)
 }
 
 /// Whether there is `mount_setattr(2)`: EINVAL for a structure without a size comes before any question of privilege;
@@ -245,8 +213,7 @@ fn record_lock(file: impl AsFd, command: u32, kind: u32, offset: u32) -> Result<
 pub fn free_loop(control: impl AsFd) -> Result<u32> {
     let control = control.as_fd().as_raw_fd() as usize;
     let request = loop_device::LOOP_CTL_GET_FREE as usize;
-    // SAFETY: numbers only.
-    unsafe { call(raw::__NR_ioctl, [control, request, 0, 0, 0]) }.map(|number| number as u32)
+    numbers(raw::__NR_ioctl, [control, request, 0]).map(|number| number as u32)
 }
 
 /// Puts a file behind a loop device, read-only and in blocks of 512 bytes, until nobody has the device open or
@@ -270,8 +237,8 @@ pub fn configure_loop(device: impl AsFd, file: impl AsFd) -> Result<()> {
 /// Leaves the session keyring for a new one of this process's own: `keyctl(2)`.
 pub fn join_session_keyring() -> Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
-    // SAFETY: a number and a null pointer, which asks for a keyring without a name.
-    unsafe { call(raw::__NR_keyctl, [KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0]) }.map(drop)
+    // The null pointer asks for a keyring without a name.
+    numbers(raw::__NR_keyctl, [KEYCTL_JOIN_SESSION_KEYRING, 0, 0]).map(drop)
 }
 
 /// Takes a capability out of the bounding set: `prctl(2)`, PR_CAPBSET_DROP. By number, as rustix takes only those
@@ -287,29 +254,14 @@ pub fn has_capability(capability: u32) -> bool {
 
 /// Adds a capability to the ambient set: `prctl(2)`, PR_CAP_AMBIENT (Linux 4.3).
 pub fn raise_ambient(capability: u32) -> Result<()> {
-    let (operation, raise) = (
-        linux_raw_sys::prctl::PR_CAP_AMBIENT as usize,
-        linux_raw_sys::prctl::PR_CAP_AMBIENT_RAISE as usize,
-    );
-    // SAFETY: numbers only.
-    unsafe {
-        call(
-            raw::__NR_prctl,
-            [operation, raise, capability as usize, 0, 0],
-        )
-    }
-    .map(drop)
+    let raise = linux_raw_sys::prctl::PR_CAP_AMBIENT_RAISE as usize;
+    let operation = linux_raw_sys::prctl::PR_CAP_AMBIENT as usize;
+    numbers(raw::__NR_prctl, [operation, raise, capability as usize]).map(drop)
 }
 
 /// One of the operations of `prctl(2)` that takes a number and no pointer.
 fn prctl(operation: u32, argument: u32) -> Result<usize> {
-    // SAFETY: numbers only; the callers above name operations that take no pointer.
-    unsafe {
-        call(
-            raw::__NR_prctl,
-            [operation as usize, argument as usize, 0, 0, 0],
-        )
-    }
+    numbers(raw::__NR_prctl, [operation as usize, argument as usize, 0])
 }
 
 /// Closes every descriptor from `first` on, or with `at_exec` marks it close-on-exec:
@@ -318,21 +270,17 @@ pub fn close_range(first: u32, at_exec: bool) -> Result<()> {
     /// From linux/close_range.h.
     const CLOSE_RANGE_CLOEXEC: usize = 4;
     let flags = if at_exec { CLOSE_RANGE_CLOEXEC } else { 0 };
-    // SAFETY: numbers only. Descriptors that are closed here are not used again: the callers exec, exit or
-    // keep to the numbers below `first`.
-    unsafe {
-        call(
-            raw::__NR_close_range,
-            [first as usize, u32::MAX as usize, flags, 0, 0],
-        )
-    }
+    // Descriptors that are closed here are not used again: the callers exec, exit or keep to the numbers below `first`.
+    numbers(
+        raw::__NR_close_range,
+        [first as usize, u32::MAX as usize, flags],
+    )
     .map(drop)
 }
 
 /// Closes one descriptor by number, for kernels without [`close_range`].
 pub fn close(descriptor: i32) {
-    // SAFETY: as for `close_range`.
-    let _ = unsafe { call(raw::__NR_close, [descriptor as usize, 0, 0, 0, 0]) };
+    let _ = numbers(raw::__NR_close, [descriptor as usize, 0, 0]);
 }
 
 /// The descriptor with this number, which the caller knows to be open for as long as it is used.
@@ -348,14 +296,19 @@ pub fn own(descriptor: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
+/// Opens a file that is there, close-on-exec, at a path that no image has a say in: `open(2)`.
+pub fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+}
+
 /// Makes `from` known under the number `to` as well, without close-on-exec: `dup3(2)`.
 pub fn duplicate(from: impl AsFd, to: i32) -> Result<()> {
     let from = from.as_fd().as_raw_fd();
     if from == to {
         return rustix::io::fcntl_setfd(borrow(to), rustix::io::FdFlags::empty());
     }
-    // SAFETY: numbers only; `to` is 0 to 3, and the caller accounts for what was open there.
-    unsafe { call(raw::__NR_dup3, [from as usize, to as usize, 0, 0, 0]) }.map(drop)
+    // `to` is 0 to 3, and the caller accounts for what was open there.
+    numbers(raw::__NR_dup3, [from as usize, to as usize, 0]).map(drop)
 }
 
 /// A set of signals as the kernel has it: bit n−1 stands for signal n.
@@ -366,84 +319,62 @@ const SIGNAL_SET_SIZE: usize = 8;
 
 /// Sets the signals that are blocked: `rt_sigprocmask(2)`.
 pub fn set_signal_mask(set: SignalSet) {
-    let arguments = [
-        raw::SIG_SETMASK as usize,
-        &raw const set as usize,
-        0,
-        SIGNAL_SET_SIZE,
-        0,
-    ];
+    let (how, set) = (raw::SIG_SETMASK as usize, &raw const set as usize);
+    let arguments = [how, set, 0, SIGNAL_SET_SIZE, 0];
     // SAFETY: `set` outlives the call. No other code here depends on signals being delivered.
     let _ = unsafe { call(raw::__NR_rt_sigprocmask, arguments) };
 }
 
 /// Waits for one of these blocked signals and returns its number: `rt_sigtimedwait(2)`.
 pub fn wait_signal(set: SignalSet) -> Result<i32> {
+    let arguments = [&raw const set as usize, 0, 0, SIGNAL_SET_SIZE, 0];
     // SAFETY: `set` outlives the call; no siginfo and no timeout are asked for.
-    unsafe {
-        call(
-            raw::__NR_rt_sigtimedwait,
-            [&raw const set as usize, 0, 0, SIGNAL_SET_SIZE, 0],
-        )
-    }
-    .map(|signal| signal as i32)
+    unsafe { call(raw::__NR_rt_sigtimedwait, arguments) }.map(|signal| signal as i32)
 }
 
 /// A descriptor that reports these blocked signals: `signalfd4(2)`, non-blocking, close-on-exec.
 pub fn signalfd(set: SignalSet) -> Result<OwnedFd> {
     // SFD_CLOEXEC and SFD_NONBLOCK are defined as these.
     let flags = (raw::O_CLOEXEC | raw::O_NONBLOCK) as usize;
+    let set = &raw const set as usize;
+    let arguments = [usize::MAX, set, SIGNAL_SET_SIZE, flags, 0];
     // SAFETY: `set` outlives the call; the descriptor returned is new and owned by nobody else.
-    unsafe {
-        let fd = call(
-            raw::__NR_signalfd4,
-            [
-                usize::MAX,
-                &raw const set as usize,
-                SIGNAL_SET_SIZE,
-                flags,
-                0,
-            ],
-        )?;
-        Ok(OwnedFd::from_raw_fd(fd as c_int))
-    }
+    unsafe { call(raw::__NR_signalfd4, arguments).map(|fd| OwnedFd::from_raw_fd(fd as c_int)) }
 }
 
 /// Sets a signal to its default action.
 pub fn default_signal(signal: u32) {
-    // All zero is SIG_DFL without flags or mask, whatever the architecture's layout; 32 bytes is the largest.
-    let action = [0u64; 4];
-    let arguments = [
-        signal as usize,
-        action.as_ptr() as usize,
-        0,
-        SIGNAL_SET_SIZE,
-        0,
-    ];
-    // SAFETY: `action` is at least as large as the kernel's struct sigaction. SIGKILL and SIGSTOP give EINVAL.
-    let _ = unsafe { call(raw::__NR_rt_sigaction, arguments) };
+    // All zero is SIG_DFL without flags or mask.
+    let _ = action(signal, Some([0; 8]));
+}
+
+/// What a signal does: the kernel's struct sigaction, which begins with the handler; 64 bytes are enough for every
+/// architecture's. Sets it to `new`, if there is one.
+fn action(signal: u32, new: Option<[usize; 8]>) -> [usize; 8] {
+    let mut old = [0; 8];
+    let new = new.as_ref().map_or(0, |new| new.as_ptr() as usize);
+    let pointer = old.as_mut_ptr() as usize;
+    // SAFETY: both are at least as large as the kernel's structure, or null. SIGKILL and SIGSTOP give EINVAL.
+    let _ = unsafe {
+        call(
+            raw::__NR_rt_sigaction,
+            [signal as usize, new, pointer, SIGNAL_SET_SIZE, 0],
+        )
+    };
+    old
 }
 
 /// Which of these signals are ignored, as nohup(1) leaves SIGHUP: `rt_sigaction(2)`.
 pub fn ignored(set: SignalSet) -> SignalSet {
     const SIG_IGN: usize = 1;
-    let is_ignored = |signal: &u32| {
-        let mut action = [0usize; 8];
-        let arguments = [
-            *signal as usize,
-            0,
-            action.as_mut_ptr() as usize,
-            SIGNAL_SET_SIZE,
-            0,
-        ];
-        // SAFETY: `action` is at least as large as the kernel's struct sigaction, which begins with the handler.
-        let _ = unsafe { call(raw::__NR_rt_sigaction, arguments) };
-        action[0] == SIG_IGN
-    };
-    let candidates = (1..=64u32).filter(|signal| set & 1 << (signal - 1) != 0);
-    candidates
-        .filter(is_ignored)
-        .fold(0, |ignored, signal| ignored | 1 << (signal - 1))
+    let mut ignored = 0;
+    for signal in 1..=64 {
+        let bit = 1 << (signal - 1);
+        if set & bit != 0 && action(signal, None)[0] == SIG_IGN {
+            ignored |= bit;
+        }
+    }
+    ignored
 }
 
 /// Sets every signal to its default action (Rust's start-up ignores SIGPIPE; the caller may ignore others, and
@@ -470,8 +401,7 @@ pub fn clock(id: u32) -> u64 {
 
 /// `kill(2)`: a negative `pid` is a process group. rustix's `Signal` leaves out the real-time signals.
 pub fn kill(pid: i32, signal: i32) -> Result<()> {
-    // SAFETY: numbers only.
-    unsafe { call(raw::__NR_kill, [pid as usize, signal as usize, 0, 0, 0]) }.map(drop)
+    numbers(raw::__NR_kill, [pid as usize, signal as usize, 0]).map(drop)
 }
 
 /// Sets a resource limit of a process (0: this one) by the kernel's number, `u64::MAX` being unlimited:
@@ -480,13 +410,8 @@ pub fn limit(pid: i32, resource: u32, limit: Option<(u64, u64)>) -> Result<(u64,
     let new = limit.map(|(soft, hard)| [soft, hard]);
     let new = new.as_ref().map_or(0, |new| new.as_ptr() as usize);
     let mut old = [0u64; 2];
-    let arguments = [
-        pid as usize,
-        resource as usize,
-        new,
-        old.as_mut_ptr() as usize,
-        0,
-    ];
+    let pointer = old.as_mut_ptr() as usize;
+    let arguments = [pid as usize, resource as usize, new, pointer, 0];
     // SAFETY: both have the layout of struct rlimit64 and outlive the call; `new` may be null.
     unsafe { call(raw::__NR_prlimit64, arguments) }.map(|_| (old[0], old[1]))
 }

@@ -83,15 +83,10 @@ impl User {
         let number = number(user);
         let mut name = [0; LINE];
         let mut name_length = None;
-        let result = each_line(root, b"/etc/passwd", |line| {
+        let result = each_line(root, b"/etc/passwd", &mut |line| {
             let mut fields = line.split(|byte| *byte == b':');
-            let (entry, _, uid, gid) = (
-                fields.next()?,
-                fields.next()?,
-                fields.next()?,
-                fields.next()?,
-            );
-            let (uid, gid) = (self::number(uid)?, self::number(gid)?);
+            let (entry, uid) = (fields.next()?, fields.nth(1)?);
+            let (uid, gid) = (self::number(uid)?, self::number(fields.next()?)?);
             if entry != user && Some(uid) != number {
                 return None;
             }
@@ -127,7 +122,7 @@ impl User {
             return Ok(found);
         };
         let mut overflow = Ok(());
-        each_line(root, b"/etc/group", |line| {
+        each_line(root, b"/etc/group", &mut |line| {
             let mut fields = line.split(|byte| *byte == b':');
             let (gid, members) = (self::number(fields.nth(2)?)?, fields.next()?);
             if members
@@ -146,7 +141,7 @@ impl User {
 fn find_group(root: BorrowedFd<'_>, group: &[u8]) -> Result<u32> {
     let mut found = number(group);
     if found.is_none() {
-        each_line(root, b"/etc/group", |line| {
+        each_line(root, b"/etc/group", &mut |line| {
             let mut fields = line.split(|byte| *byte == b':');
             if fields.next()? == group {
                 found = Some(number(fields.nth(1)?)?);
@@ -170,14 +165,10 @@ fn number(text: &[u8]) -> Option<u32> {
 fn each_line(
     root: BorrowedFd<'_>,
     path: &[u8],
-    mut visit: impl FnMut(&[u8]) -> Option<()>,
+    visit: &mut dyn FnMut(&[u8]) -> Option<()>,
 ) -> Result<()> {
     // O_NONBLOCK: opening a fifo must not wait for a writer that never comes.
-    let file = match resolve::open(
-        root,
-        path,
-        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-    ) {
+    let file = match resolve::open(root, path, OFlags::RDONLY | OFlags::NONBLOCK) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         file => file?,
     };

@@ -14,13 +14,13 @@ use std::path::Path;
 
 use linux_raw_sys::general as raw;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, openat};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, waitpid};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+use container::child::become_root;
 use container::sys::{self, Word};
 
 use crate::error::{Error, Result, error, reason};
@@ -30,51 +30,95 @@ use crate::plan::{IdMap, RANGE, leak, words};
 use crate::run::wait_for;
 use crate::store::make_private;
 
+/// A process made to do something once it is let go, and nothing if this one dies before.
+struct Waiting {
+    pid: Pid,
+    go: OwnedFd,
+}
+
+impl Waiting {
+    /// `work` gets the descriptor whose end of file tells that this process has died.
+    fn start(flags: u32, work: &mut dyn FnMut(&OwnedFd) -> i32) -> rustix::io::Result<Waiting> {
+        let (wait, go) = pipe_with(PipeFlags::CLOEXEC)?;
+        let pid = sys::clone(flags, &mut || {
+            // The parent's death must be seen as end of file.
+            sys::close(go.as_raw_fd());
+            match rustix::io::read(&wait, &mut [0; 1]) {
+                Ok(1) => work(&wait),
+                _ => 125,
+            }
+        })?;
+        Ok(Waiting { pid, go })
+    }
+
+    fn go(&self) -> Result<()> {
+        (rustix::io::write(&self.go, b"!").map(drop))
+            .map_err(|errno| Error::sys("write", "pipe", errno))
+    }
+
+    /// The status that it has ended with; `None` if a signal has killed it.
+    fn wait(&self) -> Result<Option<i32>> {
+        let ended = waitpid(Some(self.pid), WaitOptions::empty())
+            .map_err(|errno| Error::sys("wait", "", errno))?;
+        Ok(ended.and_then(|(_, status)| status.exit_status()))
+    }
+}
+
 /// Enters a new user namespace as its root. newuidmap has to run outside of it and after it was made, so its
 /// processes are made before and wait.
 pub fn enter(map: &IdMap, host: &Host) -> Result<()> {
-    let (read, write) =
-        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::sys("pipe", "", errno))?;
     let mut helpers = Vec::new();
     if let Some(ids) = &map.subordinate {
         for (program, lines) in [
             (&ids.newuidmap, map.lines(map.uid, Some(ids.uids))),
             (&ids.newgidmap, map.lines(map.gid, Some(ids.gids))),
         ] {
-            helpers.push((program, spawn_helper(program, &lines, &read, &write)?));
+            helpers.push((program, start_helper(program, &lines)?));
         }
     }
-    let failed = |errno: Errno| {
+    sys::unshare(raw::CLONE_NEWUSER).map_err(|errno| {
         let error = error!("unshare(CLONE_NEWUSER): {}", reason(errno));
         error.hint(namespace_hint(errno, raw::CLONE_NEWUSER, host))
-    };
-    sys::unshare(raw::CLONE_NEWUSER).map_err(failed)?;
+    })?;
     if helpers.is_empty() {
-        let write = |path: &str, text: String| {
-            std::fs::write(path, text).map_err(|error| Error::io("write", path, error))
-        };
         // A group map by the user itself is allowed only without setgroups (user_namespaces(7), CVE-2014-8989).
-        write("/proc/self/setgroups", "deny".into())?;
-        for (path, id) in [
-            ("/proc/self/uid_map", map.uid),
-            ("/proc/self/gid_map", map.gid),
-        ] {
+        write("self", "setgroups", "deny")?;
+        for (file, id) in [("uid_map", map.uid), ("gid_map", map.gid)] {
             let inside = if map.keep { id } else { 0 };
-            write(path, format!("{inside} {id} 1"))?;
+            write("self", file, &format!("{inside} {id} 1"))?;
         }
-        return Ok(());
     }
-    rustix::io::write(&write, b"!!").map_err(|errno| Error::sys("write", "pipe", errno))?;
-    for (program, pid) in helpers {
-        let status = waitpid(Some(pid), WaitOptions::empty())
-            .map_err(|errno| Error::sys("wait", "", errno))?;
-        if status.is_none_or(|(_, status)| status.exit_status() != Some(0)) {
-            return Err(
-                error!("{}: failed", program.display()).hint("see /etc/subuid and /etc/subgid")
-            );
+    for (program, helper) in &helpers {
+        helper.go()?;
+        if helper.wait()? != Some(0) {
+            let error = error!("{}: failed", program.display());
+            return Err(error.hint("see /etc/subuid and /etc/subgid"));
         }
     }
     Ok(())
+}
+
+/// Writes a file of a process that concerns its user namespace.
+fn write(process: &str, file: &str, text: &str) -> Result<()> {
+    let path = format!("/proc/{process}/{file}");
+    std::fs::write(&path, text).map_err(|error| Error::io("write", &path, error))
+}
+
+/// A process that maps ids of this one.
+fn start_helper(program: &Path, lines: &[[u32; 3]]) -> Result<Waiting> {
+    let name = program.as_os_str().as_bytes();
+    let mut texts = vec![name.to_vec(), std::process::id().to_string().into()];
+    for number in lines.as_flattened() {
+        texts.push(number.to_string().into());
+    }
+    let (path, words) = (leak(name), words(&texts));
+    Waiting::start(0, &mut |_| {
+        sys::default_signals();
+        sys::set_signal_mask(0);
+        let _ = sys::execve(path, words, &[Word::END]);
+        127
+    })
+    .map_err(|errno| Error::sys("clone3", "", errno))
 }
 
 /// The first of the ids that containers are given: below 2^31, which some programs take for the end of all ids, and
@@ -110,12 +154,9 @@ pub fn claim(directory: &Path, id: &str) -> Result<(u32, OwnedFd)> {
 
 /// Writes both maps of a process in a new user namespace: ids from 0 on are those from `base` on, `count` of them.
 pub fn map(pid: Pid, base: u32, count: u32) -> Result<()> {
-    for file in ["uid_map", "gid_map"] {
-        let path = format!("/proc/{}/{file}", pid.as_raw_pid());
-        std::fs::write(&path, format!("0 {base} {count}"))
-            .map_err(|error| Error::io("write", &path, error))?;
-    }
-    Ok(())
+    let (process, text) = (pid.as_raw_pid().to_string(), format!("0 {base} {count}"));
+    write(&process, "uid_map", &text)?;
+    write(&process, "gid_map", &text)
 }
 
 /// Does `work` in a process of its own, as root of a user namespace with a range of ids: what is made there belongs
@@ -126,53 +167,39 @@ pub fn map(pid: Pid, base: u32, count: u32) -> Result<()> {
 pub fn inside(
     base: u32,
     interrupts: &OwnedFd,
-    work: impl FnOnce() -> Result<String>,
+    work: &mut dyn FnMut() -> Result<String>,
 ) -> Result<String> {
     let fail = |errno| Error::sys("clone3", "CLONE_NEWUSER", errno);
-    let (go, send_go) = pipe_with(PipeFlags::CLOEXEC).map_err(fail)?;
     let (said, say) = pipe_with(PipeFlags::CLOEXEC).map_err(fail)?;
-    let (parents_go, parents_said) = (send_go.as_raw_fd(), said.as_raw_fd());
-    let child = sys::clone(raw::CLONE_NEWUSER, || {
-        sys::close(parents_go);
-        sys::close(parents_said);
-        if rustix::io::read(&go, &mut [0; 1]) != Ok(1) {
+    let child = Waiting::start(raw::CLONE_NEWUSER, &mut |parent| {
+        // A change of ids clears the signal. A supervisor that died before is seen by the end of the pipe.
+        let root = become_root()
+            .and_then(|()| sys::set_parent_death_signal(raw::SIGKILL as i32))
+            .map_err(|errno| Error::sys("setresuid", "0", errno));
+        if !wait_for(parent, None) {
             return 125;
         }
-        // A change of ids clears it. A supervisor that died before is seen by the end of `go`, which it alone holds.
-        let die = || sys::set_parent_death_signal(raw::SIGKILL as i32);
-        let root = set_thread_groups(&[])
-            .and_then(|()| set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT))
-            .and_then(|()| set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))
-            .and_then(|()| die());
-        if !wait_for(&go, None) {
-            return 125;
-        }
-        let result = root
-            .map_err(|errno| Error::sys("setresuid", "0", errno))
-            .and_then(|()| work());
-        let (text, status) = match result {
-            Ok(text) => (text, 0),
-            Err(error) => (error.to_string(), 125),
+        let result = root.and_then(|()| work());
+        let text: &str = match &result {
+            Ok(text) => text,
+            Err(error) => error,
         };
         let _ = rustix::io::write(&say, text.as_bytes());
-        status
+        if result.is_ok() { 0 } else { 125 }
     })
     .map_err(fail)?;
-    drop((go, say));
-    let mapped = map(child, base, RANGE).and_then(|()| {
-        rustix::io::write(&send_go, b"!").map_err(|errno| Error::sys("write", "pipe", errno))
-    });
+    drop(say);
+    let mapped = map(child.pid, base, RANGE).and_then(|()| child.go());
     if mapped.is_err() || !wait_for(interrupts, Some(said.as_fd())) {
-        let _ = sys::kill(child.as_raw_pid(), raw::SIGKILL as i32);
+        let _ = sys::kill(child.pid.as_raw_pid(), raw::SIGKILL as i32);
     }
     let mut text = [0; 8192];
     let length = rustix::io::read(&said, &mut text).unwrap_or(0);
-    let status = waitpid(Some(child), WaitOptions::empty())
-        .map_err(|errno| Error::sys("wait", "", errno))?;
+    let status = child.wait()?;
     mapped?;
-    let text = String::from_utf8_lossy(&text[..length]);
-    match status.and_then(|(_, status)| status.exit_status()) {
-        Some(0) => Ok(text.into_owned()),
+    let text = String::from_utf8_lossy(&text[..length]).into_owned();
+    match status {
+        Some(0) => Ok(text),
         Some(_) if length > 0 => Err(Error::new(text)),
         _ => Err(Error::new(
             "unpack: interrupted, or killed (memory may have run out)",
@@ -197,40 +224,6 @@ pub fn idmap(path: &CStr, userns: &OwnedFd, recursive: bool) -> rustix::io::Resu
         }
         result => result.map(|()| true)?,
     };
-    move_mount(
-        &tree,
-        c"",
-        CWD,
-        path,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )?;
-    Ok(whole)
-}
-
-/// A process that waits for a byte and then maps ids of this one.
-fn spawn_helper(
-    program: &Path,
-    lines: &[[u32; 3]],
-    read: &OwnedFd,
-    write: &OwnedFd,
-) -> Result<Pid> {
-    let name = program.as_os_str().as_bytes();
-    let mut texts = vec![name.to_vec(), std::process::id().to_string().into()];
-    for number in lines.as_flattened() {
-        texts.push(number.to_string().into());
-    }
-    let (path, words) = (leak(name), words(&texts));
-    let write = write.as_raw_fd();
-    sys::clone(0, || {
-        // The parent's death must be seen as end of file.
-        sys::close(write);
-        if rustix::io::read(read, &mut [0; 1]) != Ok(1) {
-            return 125;
-        }
-        sys::default_signals();
-        sys::set_signal_mask(0);
-        let _ = sys::execve(path, words, &[Word::END]);
-        127
-    })
-    .map_err(|errno| Error::sys("clone3", "", errno))
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&tree, c"", CWD, path, flags).map(|()| whole)
 }
