@@ -33,6 +33,7 @@ use crate::spec::{Rootfs, Spec, Store, Upper, Userns};
 pub use inside::prepare;
 
 /// A container, step by step.
+#[derive(Default)]
 pub struct Plan {
     /// The supervisor's part, up to the start of the container.
     pub tasks: Vec<Task>,
@@ -49,9 +50,9 @@ pub struct Plan {
     pub streams: [Stream; 3],
     /// Defaults that this kernel does not allow for, in words.
     pub notes: Vec<String>,
-    /// Where `--keep` leaves the container's changes, and whether the overlay keeps its attributes as user.overlay.*.
+    /// Where `--keep` leaves the container's changes.
     pub kept: Option<PathBuf>,
-    #[cfg(feature = "images")]
+    /// Whether the overlay keeps its attributes as user.overlay.*, as it has to in a user namespace.
     pub userxattr: bool,
 }
 
@@ -178,25 +179,21 @@ impl IdMap {
         let own = if self.keep { id } else { 0 };
         let (first, count) = subordinate.unwrap_or((0, 0));
         let below = own.min(count);
-        let lines = [
-            [0, first, below],
-            [own, id, 1],
-            [
-                own.saturating_add(1),
-                first.saturating_add(below),
-                count - below,
-            ],
+        let above = [
+            own.saturating_add(1),
+            first.saturating_add(below),
+            count - below,
         ];
+        let mut lines = vec![[0, first, below], [own, id, 1], above];
+        lines.retain(|[_, _, count]| *count > 0);
         lines
-            .into_iter()
-            .filter(|[_, _, count]| *count > 0)
-            .collect()
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stream {
     /// The caller's own.
+    #[default]
     Inherit,
     /// /dev/null.
     Null,
@@ -245,11 +242,8 @@ impl fmt::Display for Task {
                     write!(f, "ioctl(LOOP_CONFIGURE, {path}) = {{loop}}, ")?;
                     path = "{loop}".into();
                 }
-                let options = if *fstype == c"ext4" {
-                    "errors=remount-ro"
-                } else {
-                    ""
-                };
+                let ext4 = *fstype == c"ext4";
+                let options = if ext4 { "errors=remount-ro" } else { "" };
                 let fstype = Quoted(fstype);
                 write!(
                     f,
@@ -261,14 +255,11 @@ impl fmt::Display for Task {
                 write!(f, "fcntl({path}, F_OFD_SETLK) = {{base}}")
             }
             Task::Own(path) => write!(f, "chown({}, {{base}}, {{base}})", Quoted(path)),
-            Task::Clone(flags) => match flags {
-                0 => f.write_str("clone3(SIGCHLD)"),
-                _ => write!(
-                    f,
-                    "clone3({}, SIGCHLD)",
-                    Flags(u64::from(*flags), CLONE_FLAGS)
-                ),
-            },
+            Task::Clone(0) => f.write_str("clone3(SIGCHLD)"),
+            Task::Clone(flags) => {
+                let flags = Flags(u64::from(*flags), CLONE_FLAGS);
+                write!(f, "clone3({flags}, SIGCHLD)")
+            }
             Task::MapIds(users) => {
                 let map = match users {
                     Users::Range => "0 {base} 65536",
@@ -285,11 +276,8 @@ impl fmt::Display for Task {
                 )
             }
             Task::RaiseLimit(ResourceLimit { name, hard, .. }) => {
-                write!(
-                    f,
-                    "prlimit({{pid}}, RLIMIT_{name}, at least {})",
-                    Limit(*hard)
-                )
+                let hard = Limit(*hard);
+                write!(f, "prlimit({{pid}}, RLIMIT_{name}, at least {hard})")
             }
             Task::OomScoreAdj(value) => {
                 write!(f, "write(\"/proc/{{pid}}/oom_score_adj\", \"{value}\")")
@@ -309,25 +297,25 @@ impl Plan {
         for note in &self.notes {
             text.push_str(&format!("# {note}\n"));
         }
+        let mut line = |actor: &str, step: &dyn fmt::Display| {
+            text.push_str(&format!("{actor:<10} {step}\n"));
+        };
         for task in &self.tasks {
-            text.push_str(&format!("{:<10} {task}\n", "supervisor"));
+            line("supervisor", task);
         }
         for (index, step) in self.steps.iter().enumerate() {
-            text.push_str(&format!("{:<10} {step}\n", self.actor(index)));
+            line(self.actor(index), step);
         }
         for task in &self.teardown {
-            text.push_str(&format!("{:<10} {task}\n", "supervisor"));
+            line("supervisor", task);
         }
         text
     }
 
     /// Who performs the container step with this index.
     pub fn actor(&self, index: usize) -> &'static str {
-        match self
-            .steps
-            .iter()
-            .position(|step| matches!(step, Step::Fork(..)))
-        {
+        let mut steps = self.steps.iter();
+        match steps.position(|step| matches!(step, Step::Fork(..))) {
             Some(fork) if index <= fork => "init",
             _ => "command",
         }
@@ -371,14 +359,14 @@ fn path(path: impl AsRef<Path>) -> &'static CStr {
     leak(path.as_ref().as_os_str().as_bytes())
 }
 
+/// `mount(2)` of no file system in particular.
 fn mount(source: Option<&'static CStr>, target: Target, flags: u32) -> Mount {
-    let (fstype, data) = (None, None);
     Mount {
         source,
         target,
-        fstype,
+        fstype: None,
         flags,
-        data,
+        data: None,
     }
 }
 
@@ -407,7 +395,7 @@ fn change(target: Target, flags: u32) -> Step {
 pub fn plan(spec: &Spec, host: &Host) -> Result<Plan> {
     let mut planner = Planner::new(spec, host);
     planner.users = planner.users()?;
-    planner.userxattr = planner.in_userns();
+    planner.plan.userxattr = planner.in_userns();
     let namespaces = planner.namespaces()?;
     let privileges = planner.privileges()?;
     planner.seal();
@@ -423,15 +411,11 @@ pub fn plan(spec: &Spec, host: &Host) -> Result<Plan> {
     planner.mounts();
     planner.pivot();
     planner.settle();
-    let streams = planner.streams();
-    planner.command(streams, privileges);
-    let (environment, home) = planner.environment();
-    Ok(Plan {
-        environment,
-        home,
-        streams,
-        ..planner.plan()
-    })
+    planner.streams();
+    planner.command(privileges);
+    planner.environment();
+    planner.plan.steps = planner.steps.leak();
+    Ok(planner.plan)
 }
 
 /// Plans how the image is mounted on `root` in the container's directory, for the supervisor itself to read; nothing is
@@ -439,12 +423,12 @@ pub fn plan(spec: &Spec, host: &Host) -> Result<Plan> {
 #[cfg(feature = "images")]
 pub fn view(spec: &Spec, host: &Host, userxattr: bool) -> Result<Plan> {
     let mut planner = Planner::new(spec, host);
-    planner.userxattr = userxattr;
+    planner.plan.userxattr = userxattr;
     planner.prepare();
     let index = planner.indexes()?;
     planner.lowers(index);
     planner.look();
-    Ok(planner.plan())
+    Ok(planner.plan)
 }
 
 impl<'a> Planner<'a> {
@@ -453,34 +437,15 @@ impl<'a> Planner<'a> {
             spec,
             host,
             users: Users::Same,
-            userxattr: false,
             run: host.run.join("running").join(&host.id),
             disk: host.store.join("containers").join(&host.id),
-            terminal: spec.tty || (host.terminals[0] && host.terminals[1]),
-            tasks: Vec::new(),
             lower: Vec::new(),
             idmapped: Vec::new(),
             steps: Vec::new(),
-            teardown: Vec::new(),
-            notes: Vec::new(),
-            kept: None,
-        }
-    }
-
-    /// What has been planned.
-    fn plan(self) -> Plan {
-        Plan {
-            tasks: self.tasks,
-            steps: Box::leak(self.steps.into_boxed_slice()),
-            teardown: self.teardown,
-            environment: Vec::new(),
-            home: None,
-            terminal: self.terminal,
-            streams: [Stream::Inherit; 3],
-            notes: self.notes,
-            kept: self.kept,
-            #[cfg(feature = "images")]
-            userxattr: self.userxattr,
+            plan: Plan {
+                terminal: spec.tty || (host.terminals[0] && host.terminals[1]),
+                ..Plan::default()
+            },
         }
     }
 }
@@ -489,22 +454,18 @@ struct Planner<'a> {
     spec: &'a Spec,
     host: &'a Host,
     users: Users,
-    /// Whether the overlay keeps its attributes as user.overlay.*, as it has to in a user namespace.
-    userxattr: bool,
     /// This container's directory in the run directory: a tmpfs of its own is mounted there.
     run: PathBuf,
     /// This container's directory on disk.
     disk: PathBuf,
-    terminal: bool,
-    tasks: Vec<Task>,
     /// The overlay's lower layers, the lowest first.
     lower: Vec<&'static CStr>,
     /// The mounts that are idmapped once there is a user namespace.
     idmapped: Vec<(&'static CStr, bool)>,
+    /// The container's part of the plan.
     steps: Vec<Step>,
-    teardown: Vec<Task>,
-    notes: Vec<String>,
-    kept: Option<PathBuf>,
+    /// What else has been planned.
+    plan: Plan,
 }
 
 /// What becomes the container's root. All lie in the container's directory; the image, or its lowest layer, is `lower`.
@@ -531,7 +492,7 @@ const QUIET: u32 = raw::MS_NOSUID | raw::MS_NODEV | raw::MS_NOEXEC;
 
 impl Planner<'_> {
     fn task(&mut self, step: Step) {
-        self.tasks.push(Task::Step(step));
+        self.plan.tasks.push(Task::Step(step));
     }
 
     fn step(&mut self, step: Step) {
@@ -555,7 +516,7 @@ impl Planner<'_> {
     }
 
     fn note(&mut self, note: impl Into<String>) {
-        self.notes.push(note.into());
+        self.plan.notes.push(note.into());
     }
 
     /// A path in the container's run directory. The container is started in that directory, and says `name`: it may
@@ -581,24 +542,24 @@ impl Planner<'_> {
     /// says so; what was asked for does not.
     fn users(&mut self) -> Result<Users> {
         let (spec, host) = (self.spec, self.host);
-        let asked = spec.userns == Userns::Auto;
         let fail = |what: &str| Err(error!("--userns {what}"));
         if !host.privileged {
-            return match spec.userns {
+            match spec.userns {
                 Userns::Host if !spec.privileged => {
-                    fail("host: only root can do without a user namespace")
+                    return fail("host: only root can do without a user namespace");
                 }
-                Userns::Auto if host.admin => fail("auto: mini is in a user namespace already"),
+                Userns::Auto if host.admin => {
+                    return fail("auto: mini is in a user namespace already");
+                }
                 Userns::KeepId if host.admin => {
-                    fail("keep-id: mini is in a user namespace already")
+                    return fail("keep-id: mini is in a user namespace already");
                 }
-                _ => {
-                    if host.admin {
-                        self.note("no user namespace of its own: mini is in one already");
-                    }
-                    Ok(Users::Same)
+                _ if host.admin => {
+                    self.note("no user namespace of its own: mini is in one already");
                 }
-            };
+                _ => {}
+            }
+            return Ok(Users::Same);
         }
         match spec.userns {
             Userns::Host => return Ok(Users::Same),
@@ -607,35 +568,34 @@ impl Planner<'_> {
             }
             Userns::Default | Userns::Auto => {}
         }
-        if host.namespaces & raw::CLONE_NEWUSER == 0 {
-            if asked {
-                return fail("auto: this kernel lacks CONFIG_USER_NS");
-            }
-            self.note("root inside is root outside: this kernel lacks CONFIG_USER_NS");
-            return Ok(Users::Same);
-        }
-        if host.overlay && host.version < (5, 11) && (self.bound() || spec.keep) && !spec.writable {
-            let why = "no overlay in a user namespace before Linux 5.11";
-            if asked {
-                return fail(&format!("auto: {why}"));
-            }
-            self.note(format!("root inside is root outside: {why}"));
-            return Ok(Users::Same);
-        }
         let mut volumes = spec.volumes.iter().zip(&host.idmap.volumes);
         let volume = volumes.find(|(volume, possible)| volume.idmap && !**possible);
-        let what = match volume {
-            _ if self.bound() && !host.idmap.image => "ROOTFS".to_owned(),
-            _ if spec.keep && !host.idmap.store => show(&host.store),
-            Some((volume, _)) => show(&volume.source),
-            None => return Ok(Users::Range),
+        let old = host.overlay && host.version < (5, 11);
+        let (users, so, why) = if host.namespaces & raw::CLONE_NEWUSER == 0 {
+            let why = "this kernel lacks CONFIG_USER_NS".to_owned();
+            (Users::Same, "root inside is root outside", why)
+        } else if old && (self.bound() || spec.keep) && !spec.writable {
+            let why = "no overlay in a user namespace before Linux 5.11".to_owned();
+            (Users::Same, "root inside is root outside", why)
+        } else {
+            let what = match volume {
+                _ if self.bound() && !host.idmap.image => "ROOTFS".to_owned(),
+                _ if spec.keep && !host.idmap.store => show(&host.store),
+                Some((volume, _)) => show(&volume.source),
+                None => return Ok(Users::Range),
+            };
+            let why = format!("{what} cannot be idmapped (its file system, or Linux before 5.19)");
+            (
+                Users::Identity,
+                "root's files inside are root's outside",
+                why,
+            )
         };
-        let why = format!("{what} cannot be idmapped (its file system, or Linux before 5.19)");
-        if asked {
+        if spec.userns == Userns::Auto {
             return fail(&format!("auto: {why}"));
         }
-        self.note(format!("root's files inside are root's outside: {why}"));
-        Ok(Users::Identity)
+        self.note(format!("{so}: {why}"));
+        Ok(users)
     }
 
     /// The namespaces to make. One that the kernel lacks is an error with the option that does without it, except
@@ -668,9 +628,8 @@ impl Planner<'_> {
         }
         if self.spec.time {
             if has & raw::CLONE_NEWTIME == 0 {
-                return Err(Error::new(
-                    "--time: this kernel lacks CONFIG_TIME_NS (Linux 5.6)",
-                ));
+                let what = "--time: this kernel lacks CONFIG_TIME_NS (Linux 5.6)";
+                return Err(Error::new(what));
             }
             flags |= raw::CLONE_NEWTIME;
         }
@@ -697,25 +656,22 @@ impl Planner<'_> {
                 return Err(error!("--cap-add {names}: mini itself does not have it"));
             }
             if missing != 0 {
+                let names = Set(missing);
                 self.note(format!(
-                    "not granted, because mini itself does not have it: {}",
-                    Set(missing)
+                    "not granted, because mini itself does not have it: {names}"
                 ));
             }
             granted &= host.permitted;
         }
-        let lacking = match &spec.seccomp {
+        let lacks = "this kernel lacks CONFIG_SECCOMP_FILTER";
+        let filter = match &spec.seccomp {
+            seccomp if host.seccomp => seccomp::filter(seccomp, granted, host.version)?,
             Seccomp::Unconfined => None,
-            _ if !host.seccomp => Some("this kernel lacks CONFIG_SECCOMP_FILTER"),
-            _ => None,
-        };
-        let filter = match (lacking, &spec.seccomp) {
-            (None, seccomp) => seccomp::filter(seccomp, granted, host.version)?,
-            (Some(why), Seccomp::Default) => {
-                self.note(format!("system calls are not filtered: {why}"));
+            Seccomp::Default => {
+                self.note(format!("system calls are not filtered: {lacks}"));
                 None
             }
-            (Some(why), _) => return Err(error!("--seccomp: {why}")),
+            _ => return Err(error!("--seccomp: {lacks}")),
         };
         Ok(Privileges {
             granted,

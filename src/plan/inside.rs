@@ -7,10 +7,9 @@ impl Planner<'_> {
     /// The first steps of the new process.
     pub(super) fn enter(&mut self, namespaces: u32) {
         let subreaper = self.shares(raw::CLONE_NEWPID) && self.spec.init;
-        let signal = if subreaper {
-            SUPERVISOR_DIED
-        } else {
-            raw::SIGKILL as i32
+        let signal = match subreaper {
+            true => SUPERVISOR_DIED,
+            false => raw::SIGKILL as i32,
         };
         self.step(Step::AwaitGo);
         // Before the parent-death signal, which a change of ids would clear.
@@ -43,20 +42,14 @@ impl Planner<'_> {
             _ => String::new(),
         };
         let (target, data) = (Target::Path(c"own"), format!("mode=0755{size}"));
-        self.step(fresh(
-            c"tmpfs",
-            target,
-            raw::MS_NOSUID | raw::MS_NODEV,
-            &data,
-        ));
+        let flags = raw::MS_NOSUID | raw::MS_NODEV;
+        self.step(fresh(c"tmpfs", target, flags, &data));
         if let Root::Overlay(layer, _) = root {
             let upper = leak(format!("{layer}/upper"));
             self.step(Step::Mkdir(upper, 0o755));
             self.step(Step::Mkdir(leak(format!("{layer}/work")), 0o700));
-            self.step(Step::CopyOwner(
-                upper,
-                self.lower.last().copied().unwrap_or(c"lower"),
-            ));
+            let model = self.lower.last().copied().unwrap_or(c"lower");
+            self.step(Step::CopyOwner(upper, model));
         }
         let name = self.hostname();
         let local = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t";
@@ -81,10 +74,12 @@ impl Planner<'_> {
         self.step(fresh(c"devpts", Target::Path(c"dev/pts"), flags, &data));
         let (shm, mqueue) = (Target::Path(c"dev/shm"), Target::Path(c"dev/mqueue"));
         if self.shares(raw::CLONE_NEWIPC) {
-            let there = [(c"/dev/shm", shm), (c"/dev/mqueue", mqueue)].into_iter();
-            for ((source, target), _) in there.zip(self.host.shared_ipc).filter(|(_, there)| *there)
-            {
-                self.step(bind(source, target, raw::MS_REC));
+            let [has_shm, has_mqueue] = self.host.shared_ipc;
+            if has_shm {
+                self.step(bind(c"/dev/shm", shm, raw::MS_REC));
+            }
+            if has_mqueue {
+                self.step(bind(c"/dev/mqueue", mqueue, raw::MS_REC));
             }
         } else {
             let data = format!("mode=1777,size={}", self.spec.shm_size);
@@ -110,16 +105,9 @@ impl Planner<'_> {
         }
         match root {
             Root::Overlay(layer, options) => {
-                let userxattr = if self.userxattr { ",userxattr" } else { "" };
-                let lower: Vec<_> = self
-                    .lower
-                    .iter()
-                    .rev()
-                    .map(|name| name.to_string_lossy())
-                    .collect();
-                let lower = lower.join(":");
+                let (lower, userxattr) = (self.lowerdir(), self.userxattr());
                 let data = format!(
-                    "lowerdir={lower},upperdir={layer}/upper,workdir={layer}/work{userxattr}{options}"
+                    "{lower},upperdir={layer}/upper,workdir={layer}/work{userxattr}{options}"
                 );
                 self.step(fresh(c"overlay", target, flags, &data));
             }
@@ -145,11 +133,16 @@ impl Planner<'_> {
         }
         self.sysctls();
         if spec.masks {
-            self.steps.extend(MASKED.map(Step::Mask));
-            let cpus = self.host.thermal.iter();
-            let cpus = cpus.map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle"));
-            self.steps.extend(cpus.map(|path| Step::Mask(leak(path))));
-            self.steps.extend(READ_ONLY.map(Step::ReadOnly));
+            for path in MASKED {
+                self.step(Step::Mask(path));
+            }
+            for cpu in &self.host.thermal {
+                let path = format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle");
+                self.step(Step::Mask(leak(path)));
+            }
+            for path in READ_ONLY {
+                self.step(Step::ReadOnly(path));
+            }
         }
         self.step(bind(c"dev", Target::Root(c"/dev"), raw::MS_REC));
         for file in FILES {
@@ -185,26 +178,26 @@ impl Planner<'_> {
     /// Volumes and tmpfs, those nearer to the root first, and the working directory in them.
     pub(super) fn mounts(&mut self) {
         let spec = self.spec;
-        let volumes = spec.volumes.iter().enumerate().map(|(index, volume)| {
-            let target = Target::Inside(leak(&volume.target));
-            let source = leak(format!("v{index}"));
-            (&volume.target, bind(source, target, raw::MS_REC))
-        });
-        let tmpfs = spec.tmpfs.iter().map(|tmpfs| {
-            let target = Target::Inside(leak(&tmpfs.target));
-            (
-                &tmpfs.target,
-                fresh(c"tmpfs", target, tmpfs.flags, &tmpfs.data),
-            )
-        });
         let mut mounts: Vec<(usize, Step)> = Vec::new();
-        for (target, step) in volumes.chain(tmpfs) {
+        let mut mount = |target: &[u8], step: &dyn Fn(Target) -> Step| {
             // Of two at the same depth the one given first comes first.
             let depth = target.iter().filter(|byte| **byte == b'/').count();
             let place = mounts.partition_point(|(other, _)| *other <= depth);
-            mounts.insert(place, (depth, step));
+            mounts.insert(place, (depth, step(Target::Inside(leak(target)))));
+        };
+        for (index, volume) in spec.volumes.iter().enumerate() {
+            let source = leak(format!("v{index}"));
+            mount(&volume.target, &|target| bind(source, target, raw::MS_REC));
         }
-        self.steps.extend(mounts.into_iter().map(|(_, step)| step));
+        for tmpfs in &spec.tmpfs {
+            let (flags, data) = (tmpfs.flags, &tmpfs.data);
+            mount(&tmpfs.target, &|target| {
+                fresh(c"tmpfs", target, flags, data)
+            });
+        }
+        for (_, step) in mounts {
+            self.step(step);
+        }
         if spec.workdir != b"/" {
             self.step(Step::MakeDirectory(leak(&spec.workdir)));
         }
@@ -212,8 +205,9 @@ impl Planner<'_> {
 
     /// The new root takes the place of the old one, which goes.
     pub(super) fn pivot(&mut self) {
-        self.steps
-            .extend([Step::Chdir(c"root"), Step::PivotRoot, Step::DetachOldRoot]);
+        self.step(Step::Chdir(c"root"));
+        self.step(Step::PivotRoot);
+        self.step(Step::DetachOldRoot);
         if self.spec.read_only {
             let flags = raw::MS_REMOUNT | raw::MS_BIND | raw::MS_RDONLY;
             self.step(change(Target::Path(c"/"), flags));
@@ -236,49 +230,35 @@ impl Planner<'_> {
             None => (id(0), None),
         };
         self.step(Step::LookupUser(user, group));
-        if self.terminal {
+        if self.plan.terminal {
             // Opened where the container has it, or ttyname(3) would not find it; /dev is ours, no image's.
-            self.step(Step::OpenTerminal(
-                c"/dev/pts/ptmx",
-                c"/dev/pts/0",
-                self.host.window,
-            ));
+            let window = self.host.window;
+            self.step(Step::OpenTerminal(c"/dev/pts/ptmx", c"/dev/pts/0", window));
             self.step(Step::OwnTerminal);
             self.step(bind(c"/dev/pts/0", Target::Path(c"/dev/console"), 0));
         }
     }
 
     /// The caller's terminal itself never gets into the container: its input buffer could be written to (TIOCSTI).
-    pub(super) fn streams(&self) -> [Stream; 3] {
-        let relay = |terminal| {
-            if terminal {
-                Stream::Relay
-            } else {
-                Stream::Inherit
-            }
-        };
-        let mut streams = self.host.terminals.map(relay);
-        // The host's own node has nothing to do in there.
-        for (stream, null) in streams.iter_mut().zip(self.host.nulls) {
-            if null {
-                *stream = Stream::Null;
-            }
+    pub(super) fn streams(&mut self) {
+        let (spec, host) = (self.spec, self.host);
+        let unwanted = host.terminals[0] && !spec.interactive;
+        for (number, stream) in self.plan.streams.iter_mut().enumerate() {
+            let closed = number == 0 && (spec.rootfs == Rootfs::Stdin || unwanted);
+            *stream = match host.terminals[number] {
+                // The host's own node has nothing to do in there.
+                _ if closed || host.nulls[number] => Stream::Null,
+                true => Stream::Relay,
+                false => Stream::Inherit,
+            };
         }
-        let unwanted = self.host.terminals[0] && !self.spec.interactive;
-        if self.spec.rootfs == Rootfs::Stdin || unwanted {
-            streams[0] = Stream::Null;
-        }
-        streams
     }
 
     /// The command's own steps.
-    pub(super) fn command(&mut self, streams: [Stream; 3], privileges: Privileges) {
+    pub(super) fn command(&mut self, privileges: Privileges) {
         let (spec, host) = (self.spec, self.host);
-        let Privileges {
-            granted,
-            ambient,
-            filter,
-        } = privileges;
+        let (granted, ambient) = (privileges.granted, privileges.ambient);
+        let filter = privileges.filter;
         let mut filter = filter.map(|filter| Step::Seccomp(filter.program.leak(), filter.flags));
         if spec.init {
             // Whoever gets hold of init finds nothing there that the command has not. Its bounding set is of no use to
@@ -291,28 +271,33 @@ impl Planner<'_> {
                 init.extend(filter);
             }
             let fork = Step::Fork(init.leak(), reachable);
-            self.steps.extend([Step::NotDumpable, fork, Step::Setsid]);
+            self.step(Step::NotDumpable);
+            self.step(fork);
+            self.step(Step::Setsid);
         }
-        if self.terminal {
+        if self.plan.terminal {
             self.step(Step::AttachTerminal);
         } else {
-            let streams = (0..3u8).zip(streams);
-            self.steps
-                .extend(streams.filter_map(|(number, stream)| match stream {
-                    Stream::Inherit => None,
-                    Stream::Null => Some(Step::Null(number)),
-                    Stream::Relay => Some(Step::Stdio(number)),
-                }));
+            for (number, stream) in (0..).zip(self.plan.streams) {
+                match stream {
+                    Stream::Inherit => {}
+                    Stream::Null => self.step(Step::Null(number)),
+                    Stream::Relay => self.step(Step::Stdio(number)),
+                }
+            }
         }
         // Before the working directory is entered: /proc/self/fd/N must lead nowhere (CVE-2024-21626).
         self.step(Step::CloseDescriptors);
         // As root: an image may name a directory that its user cannot reach.
         self.step(Step::Chdir(leak(&spec.workdir)));
-        let defaults = host.limits.iter();
-        let defaults =
-            defaults.filter(|limit| !spec.limits.iter().any(|set| set.name == limit.name));
-        let limits = defaults.chain(&spec.limits);
-        self.steps.extend(limits.map(|limit| Step::Limit(*limit)));
+        for default in &host.limits {
+            if !spec.limits.iter().any(|set| set.name == default.name) {
+                self.step(Step::Limit(*default));
+            }
+        }
+        for limit in &spec.limits {
+            self.step(Step::Limit(*limit));
+        }
         self.step(Step::Umask(0o022));
         // A filter without no_new_privs takes CAP_SYS_ADMIN, so it comes before that is dropped (seccomp(2)); it
         // then has to allow the steps that follow.
@@ -327,14 +312,13 @@ impl Planner<'_> {
         if self.has_ids() {
             self.step(Step::Setgroups);
         }
-        self.steps.extend([Step::Setgid, Step::Setuid]);
+        self.step(Step::Setgid);
+        self.step(Step::Setuid);
         if !spec.init || self.shares(raw::CLONE_NEWPID) {
             // The change of ids has cleared it (prctl(2)); in the host's pid namespace the command must not outlive
             // a subreaper that is killed.
-            self.steps.extend([
-                Step::DieWithSupervisor(raw::SIGKILL as i32),
-                Step::CheckSupervisor,
-            ]);
+            self.step(Step::DieWithSupervisor(raw::SIGKILL as i32));
+            self.step(Step::CheckSupervisor);
         }
         self.step(Step::Capabilities(granted, ambient));
         self.step(Step::ResetSignals(0));
@@ -344,10 +328,8 @@ impl Planner<'_> {
         self.step(Step::Ready);
         // Last: after it nothing but execve has to be allowed.
         self.steps.extend(filter);
-        self.step(Step::Execve(prepare(
-            &spec.command,
-            self.variable(b"PATH").unwrap_or(PATH),
-        )));
+        let search = self.variable(b"PATH").unwrap_or(PATH);
+        self.step(Step::Execve(prepare(&spec.command, search)));
     }
 
     pub(super) fn variable(&self, key: &[u8]) -> Option<&[u8]> {
@@ -357,10 +339,10 @@ impl Planner<'_> {
     }
 
     /// The command's environment: mini's own few variables, then the user's.
-    pub(super) fn environment(&self) -> (Vec<Word>, Option<usize>) {
+    pub(super) fn environment(&mut self) {
         let mut variables: Vec<(&[u8], &[u8])> = vec![(b"PATH", PATH)];
         variables.push((b"HOSTNAME", self.hostname().as_bytes()));
-        if self.terminal {
+        if self.plan.terminal {
             variables.push((b"TERM", self.host.term.as_deref().unwrap_or(b"xterm")));
         }
         for (key, value) in &self.spec.environment {
@@ -371,10 +353,29 @@ impl Planner<'_> {
         if home.is_some() {
             variables.push((b"HOME", b"/"));
         }
-        let words = variables
-            .iter()
-            .map(|(key, value)| [*key, b"=", *value].concat());
-        (words.map(|text| Word::new(leak(text))).collect(), home)
+        let mut words = Vec::new();
+        for (key, value) in variables {
+            words.push(Word::new(leak([key, b"=", value].concat())));
+        }
+        (self.plan.environment, self.plan.home) = (words, home);
+    }
+
+    pub(super) fn userxattr(&self) -> &'static str {
+        if self.plan.userxattr {
+            ",userxattr"
+        } else {
+            ""
+        }
+    }
+
+    /// The option that names the lower layers of an overlay.
+    pub(super) fn lowerdir(&self) -> String {
+        let mut data = "lowerdir=".to_owned();
+        for (index, name) in self.lower.iter().rev().enumerate() {
+            data.push_str(if index > 0 { ":" } else { "" });
+            data.push_str(&name.to_string_lossy());
+        }
+        data
     }
 }
 
@@ -408,16 +409,16 @@ const READ_ONLY: [&CStr; 5] = [
 /// A command ready for execve: its name itself is tried if it has a slash, else below each directory of `search`.
 pub fn prepare(command: &[Vec<u8>], search: &[u8]) -> Command {
     let name = command[0].as_slice();
-    let directories = search
-        .split(|byte| *byte == b':')
-        .filter(|directory| !directory.is_empty());
-    let candidates: Vec<&'static CStr> = match name {
-        [] => Vec::new(),
-        name if name.contains(&b'/') => vec![leak(name)],
-        name => directories
-            .map(|directory| leak([directory, b"/", name].concat()))
-            .collect(),
-    };
+    let mut candidates = Vec::new();
+    if name.contains(&b'/') {
+        candidates.push(leak(name));
+    } else if !name.is_empty() {
+        for directory in search.split(|byte| *byte == b':') {
+            if !directory.is_empty() {
+                candidates.push(leak([directory, b"/", name].concat()));
+            }
+        }
+    }
     Command {
         name: leak(name),
         candidates: candidates.leak(),

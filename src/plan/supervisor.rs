@@ -7,7 +7,7 @@ impl Planner<'_> {
     /// Where the container's root owns mini's file it could overwrite it for the next one to run (CVE-2019-5736).
     pub(super) fn seal(&mut self) {
         if self.users != Users::Range && (self.host.privileged || self.host.own_binary) {
-            self.tasks.push(Task::Seal);
+            self.plan.tasks.push(Task::Seal);
         }
     }
 
@@ -17,13 +17,11 @@ impl Planner<'_> {
         self.task(Step::Umask(0));
         self.task(Step::CloseOnExec);
         if !host.admin {
-            let subordinate = host.subordinate.clone();
-            let (uid, gid, keep) = (host.uid, host.gid, self.spec.userns == Userns::KeepId);
-            self.tasks.push(Task::EnterUserNamespace(IdMap {
-                uid,
-                gid,
-                keep,
-                subordinate,
+            self.plan.tasks.push(Task::EnterUserNamespace(IdMap {
+                uid: host.uid,
+                gid: host.gid,
+                keep: self.spec.userns == Userns::KeepId,
+                subordinate: host.subordinate.clone(),
             }));
             // The container is in the same namespace, and now sees this process, with the host's files behind it.
             if self.shares(raw::CLONE_NEWPID) {
@@ -40,27 +38,27 @@ impl Planner<'_> {
         if let Some(cover) = &host.cover {
             let flags = raw::MS_NOSUID | raw::MS_NODEV;
             self.task(fresh(c"tmpfs", Target::Path(path(cover)), flags, ""));
+            let cover = cover.display();
             self.note(format!(
-                "no writable directory: a tmpfs over {} serves",
-                cover.display()
+                "no writable directory: a tmpfs over {cover} serves"
             ));
         }
-        self.tasks.push(Task::CreateDirectory(self.run.clone()));
+        self.plan
+            .tasks
+            .push(Task::CreateDirectory(self.run.clone()));
         // What is in here, /dev included, nobody sees but this container.
         let (target, data) = (Target::Path(path(&self.run)), "mode=0755,size=65536k");
-        self.task(fresh(
-            c"tmpfs",
-            target,
-            raw::MS_NOSUID | raw::MS_NOEXEC,
-            data,
-        ));
+        let flags = raw::MS_NOSUID | raw::MS_NOEXEC;
+        self.task(fresh(c"tmpfs", target, flags, data));
         // Here the container starts, and other supervisors look for an image that they can share (image/mount.rs).
         self.task(Step::Chdir(path(&self.run)));
         for name in ["root", "lower", "own"] {
             self.mkdir(self.at(name), 0o755);
         }
-        self.teardown.push(Task::Unmount(self.run.clone()));
-        self.teardown.push(Task::RemoveDirectory(self.run.clone()));
+        self.plan.teardown.push(Task::Unmount(self.run.clone()));
+        self.plan
+            .teardown
+            .push(Task::RemoveDirectory(self.run.clone()));
     }
 
     /// A directory of the host under a name in the container's directory, idmapped if need be.
@@ -85,9 +83,8 @@ impl Planner<'_> {
         }
         if !self.overlay() && (self.bound() || spec.keep) {
             let error = Error::new("a directory or --keep needs an overlay file system");
-            return Err(
-                error.hint("CONFIG_OVERLAY_FS; without root Linux 5.11; a tar archive needs none")
-            );
+            let hint = "CONFIG_OVERLAY_FS; without root Linux 5.11; a tar archive needs none";
+            return Err(error.hint(hint));
         }
         let on_disk = match spec.upper {
             // A tmpfs keeps user.overlay attributes, which an unprivileged overlay needs, since Linux 6.6.
@@ -117,12 +114,12 @@ impl Planner<'_> {
         let mut layer = self.disk.clone();
         if spec.keep {
             layer = host.store.join("kept").join(&host.id);
-            self.kept = Some(layer.clone());
-            self.tasks.push(Task::KeepDirectory(layer.clone()));
+            self.plan.kept = Some(layer.clone());
+            self.plan.tasks.push(Task::KeepDirectory(layer.clone()));
         }
         self.mkdir(self.at("layer"), 0o755);
         if shift {
-            self.tasks.push(Task::Own(path(&layer)));
+            self.plan.tasks.push(Task::Own(path(&layer)));
         }
         self.bring(&layer, c"layer", !shift);
         // What will be gone need not be synced when it is unmounted (Linux 5.10; 120 us).
@@ -130,7 +127,9 @@ impl Planner<'_> {
             false if host.version >= (5, 10) => ",volatile",
             // What a layer cannot say must not be in the directory, whatever the kernel was built with. (With userxattr
             // both are off.)
-            true if !self.userxattr && host.version >= (4, 19) => ",redirect_dir=off,metacopy=off",
+            true if !self.plan.userxattr && host.version >= (4, 19) => {
+                ",redirect_dir=off,metacopy=off"
+            }
             _ => "",
         };
         Ok(Root::Overlay("layer", options))
@@ -138,11 +137,14 @@ impl Planner<'_> {
 
     /// The container's directory on disk.
     fn disk_directory(&mut self) {
-        let create =
-            |task: &Task| matches!(task, Task::CreateDirectory(path) if *path == self.disk);
-        if !self.tasks.iter().any(create) {
-            self.tasks.push(Task::CreateDirectory(self.disk.clone()));
-            self.teardown.push(Task::RemoveDirectory(self.disk.clone()));
+        let mut tasks = self.plan.tasks.iter();
+        if !tasks.any(|task| matches!(task, Task::CreateDirectory(path) if *path == self.disk)) {
+            self.plan
+                .tasks
+                .push(Task::CreateDirectory(self.disk.clone()));
+            self.plan
+                .teardown
+                .push(Task::RemoveDirectory(self.disk.clone()));
         }
     }
 
@@ -158,14 +160,10 @@ impl Planner<'_> {
     #[cfg(feature = "images")]
     pub(super) fn look(&mut self) {
         let target = Target::Path(self.at("root"));
-        let lower: Vec<_> = (self.lower.iter().rev())
-            .map(|name| name.to_string_lossy())
-            .collect();
-        let step = match lower.as_slice() {
-            [_] => bind(c"lower", target, raw::MS_REC),
+        let step = match self.lower.len() {
+            1 => bind(c"lower", target, raw::MS_REC),
             _ => {
-                let userxattr = if self.userxattr { ",userxattr" } else { "" };
-                let data = format!("lowerdir={}{userxattr}", lower.join(":"));
+                let data = self.lowerdir() + self.userxattr();
                 fresh(c"overlay", target, raw::MS_RDONLY, &data)
             }
         };
@@ -216,7 +214,7 @@ impl Planner<'_> {
             tars: layers.iter().filter_map(tars).collect(),
             layered: host.image.len() > 1
                 || matches!(layers, [Layer::Tar(tar)] if tar.diff_id.is_some()),
-            above: (number > 0).then_some(self.userxattr),
+            above: (number > 0).then_some(self.plan.userxattr),
         };
         match &layers[0] {
             Layer::Directory(directory) => return self.bring(directory, lower, true),
@@ -226,7 +224,7 @@ impl Planner<'_> {
                 device,
             } => {
                 self.mkdir(path(&mounted), 0o755);
-                self.tasks.push(Task::MountFile {
+                self.plan.tasks.push(Task::MountFile {
                     path: file.clone(),
                     fstype,
                     device: *device,
@@ -235,7 +233,7 @@ impl Planner<'_> {
             }
             Layer::Tar(_) if index => {
                 self.mkdir(path(&mounted), 0o755);
-                self.tasks.push(Task::Index {
+                self.plan.tasks.push(Task::Index {
                     stack,
                     number,
                     to: (spec.store == Store::Auto).then_some(unpacked),
@@ -259,7 +257,7 @@ impl Planner<'_> {
                 if shift {
                     self.claim();
                 }
-                self.tasks.push(Task::Unpack {
+                self.plan.tasks.push(Task::Unpack {
                     stack,
                     to: to.clone(),
                     shift,
@@ -272,9 +270,11 @@ impl Planner<'_> {
 
     /// The container's range of ids, taken once.
     fn claim(&mut self) {
-        let claims = |task: &Task| matches!(task, Task::ClaimIds(_));
-        if !self.tasks.iter().any(claims) {
-            self.tasks.push(Task::ClaimIds(self.host.ids_in.clone()));
+        let mut tasks = self.plan.tasks.iter();
+        if !tasks.any(|task| matches!(task, Task::ClaimIds(_))) {
+            self.plan
+                .tasks
+                .push(Task::ClaimIds(self.host.ids_in.clone()));
         }
     }
 
@@ -311,7 +311,7 @@ impl Planner<'_> {
         for name in ["dev/pts", "dev/shm", "dev/mqueue"] {
             self.mkdir(self.at(name), 0o755);
         }
-        if self.terminal {
+        if self.plan.terminal {
             self.task(Step::Mknod(self.at("dev/console"), MOUNT_POINT, 0, 0));
         }
     }
@@ -376,27 +376,29 @@ impl Planner<'_> {
             if self.host.ids_in != Path::new("/run/mini") {
                 self.note("another container may have the same ids: /run/mini cannot be made");
             }
-            self.tasks.push(Task::Own(self.at("dev")));
+            self.plan.tasks.push(Task::Own(self.at("dev")));
             for node in &self.host.devices {
                 let target = String::from_utf8_lossy(&node.target[1..]);
-                self.tasks.push(Task::Own(self.at(&target)));
+                self.plan.tasks.push(Task::Own(self.at(&target)));
             }
         }
-        self.tasks.push(Task::Clone(namespaces));
+        self.plan.tasks.push(Task::Clone(namespaces));
         if users != Users::Same {
-            self.tasks.push(Task::MapIds(users));
-            let raised = self.spec.limits.iter().copied().map(Task::RaiseLimit);
-            self.tasks.extend(raised);
+            self.plan.tasks.push(Task::MapIds(users));
+            for limit in &self.spec.limits {
+                self.plan.tasks.push(Task::RaiseLimit(*limit));
+            }
         }
-        let idmapped = std::mem::take(&mut self.idmapped).into_iter();
-        self.tasks
-            .extend(idmapped.map(|(name, recursive)| Task::Idmap(name, recursive)));
-        self.tasks
-            .extend(self.spec.oom_score_adj.map(Task::OomScoreAdj));
-        if !self.terminal {
-            self.tasks.push(Task::OpenPipes);
+        for (name, recursive) in std::mem::take(&mut self.idmapped) {
+            self.plan.tasks.push(Task::Idmap(name, recursive));
         }
-        self.tasks.push(Task::Go);
+        if let Some(score) = self.spec.oom_score_adj {
+            self.plan.tasks.push(Task::OomScoreAdj(score));
+        }
+        if !self.plan.terminal {
+            self.plan.tasks.push(Task::OpenPipes);
+        }
+        self.plan.tasks.push(Task::Go);
     }
 }
 
