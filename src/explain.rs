@@ -28,54 +28,36 @@ pub fn step_error(step: &Step, errno: Errno, detail: &Detail, host: &Host) -> Er
 /// Why `command` was not executed.
 pub fn exec_error(command: &Command, errno: Errno, detail: &Detail) -> Error {
     let (command, name) = (quote(command.name.to_bytes()), quote(detail.name()));
-    let (status, why) = match detail.reason {
-        Reason::NotFound => (NOT_FOUND, "not found in the container".to_owned()),
-        Reason::Interpreter => (CANNOT_RUN, format!("its interpreter {name} is not there")),
-        Reason::Loader => (
-            CANNOT_RUN,
-            format!("its dynamic loader {name} is not there"),
-        ),
+    let why = match detail.reason {
+        Reason::NotFound => "not found in the container".to_owned(),
+        Reason::Interpreter => format!("its interpreter {name} is not there"),
+        Reason::Loader => format!("its dynamic loader {name} is not there"),
         Reason::Machine => {
             let (built_for, this) = (machine_name(detail.name()), std::env::consts::ARCH);
-            (
-                CANNOT_RUN,
-                format!("it is built for {built_for}, this machine is {this}"),
-            )
+            format!("it is built for {built_for}, this machine is {this}")
         }
-        Reason::Permission => (CANNOT_RUN, "no permission to execute it".to_owned()),
-        Reason::Directory => (CANNOT_RUN, "it is a directory".to_owned()),
-        Reason::NoExec => (
-            CANNOT_RUN,
-            "it lies on a mount with the noexec flag".to_owned(),
-        ),
-        Reason::Format => (
-            CANNOT_RUN,
-            "neither an ELF program nor a script that begins with #!".to_owned(),
-        ),
-        _ => (CANNOT_RUN, reason(errno)),
+        Reason::Permission => "no permission to execute it".to_owned(),
+        Reason::Directory => "it is a directory".to_owned(),
+        Reason::NoExec => "it lies on a mount with the noexec flag".to_owned(),
+        Reason::Format => "neither an ELF program nor a script that begins with #!".to_owned(),
+        _ => reason(errno),
+    };
+    let status = match detail.reason {
+        Reason::NotFound => NOT_FOUND,
+        _ => CANNOT_RUN,
     };
     error!("execve({command}): {why}").with_status(status)
 }
 
 /// The name of an `e_machine` (elf.h), given as five decimal digits.
 fn machine_name(digits: &[u8]) -> String {
-    let known = [
-        ("00003", "i386"),
-        ("00008", "mips"),
-        ("00020", "powerpc"),
-        ("00021", "powerpc64"),
-        ("00022", "s390x"),
-        ("00040", "arm"),
-        ("00062", "x86_64"),
-        ("00183", "aarch64"),
-        ("00243", "riscv"),
-        ("00258", "loongarch"),
-    ];
-    let known = known.iter().find(|(number, _)| number.as_bytes() == digits);
-    known.map_or_else(
-        || format!("ELF machine {}", quote(digits)),
-        |(_, name)| (*name).to_owned(),
-    )
+    let known = "00003 i386 00008 mips 00020 powerpc 00021 powerpc64 00022 s390x 00040 arm 00062 x86_64 00183 aarch64 \
+                 00243 riscv 00258 loongarch";
+    let mut words = known.split(' ');
+    match words.find(|word| word.as_bytes() == digits) {
+        Some(_) => words.next().unwrap_or_default().to_owned(),
+        None => format!("ELF machine {}", quote(digits)),
+    }
 }
 
 fn step_hint(step: &Step, errno: Errno, host: &Host) -> &'static str {
@@ -130,11 +112,8 @@ fn step_hint(step: &Step, errno: Errno, host: &Host) -> &'static str {
 }
 
 fn sysctl(path: &str) -> Option<i64> {
-    std::fs::read_to_string(format!("/proc/sys/{path}"))
-        .ok()?
-        .trim_ascii()
-        .parse()
-        .ok()
+    let text = std::fs::read_to_string(format!("/proc/sys/{path}")).ok()?;
+    text.trim_ascii().parse().ok()
 }
 
 /// Why a namespace cannot be made, as far as the machine's switches tell.

@@ -136,12 +136,11 @@ pub fn probe(spec: &Spec) -> Result<Host> {
     let release = uname.release().to_string_lossy();
     let version = version(&release);
     let filesystems = fs::read_to_string("/proc/filesystems").ok();
-    let has = |name: &str| {
-        filesystems.as_ref().is_none_or(|text| {
-            text.lines()
-                .any(|line| line.split('\t').nth(1) == Some(name))
-        })
+    let listed = |text: &String, name| {
+        let mut lines = text.lines();
+        lines.any(|line| line.split('\t').nth(1) == Some(name))
     };
+    let has = |name| (filesystems.as_ref()).is_none_or(|text| listed(text, name));
     let mut volume_directories = Vec::new();
     for volume in &spec.volumes {
         volume_directories.push(exists("--volume", &volume.source)?);
@@ -230,10 +229,12 @@ fn mapped_ids() -> u32 {
     if fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny")) {
         return 1;
     }
-    let counts = map
-        .lines()
-        .filter_map(|line| line.split_ascii_whitespace().nth(2)?.parse().ok());
-    counts.fold(0, u32::saturating_add)
+    let mut count: u32 = 0;
+    for line in map.lines() {
+        let number = line.split_ascii_whitespace().nth(2).unwrap_or_default();
+        count = count.saturating_add(number.parse().unwrap_or(0));
+    }
+    count
 }
 
 /// Whether the file system below `path`, or below the directory that it will be in, is one that can be idmapped as a
@@ -241,11 +242,8 @@ fn mapped_ids() -> u32 {
 /// ask without making a user namespace first. Overlay takes such layers since Linux 5.19.
 fn idmappable(path: &Path, version: (u32, u32)) -> bool {
     let there = path.ancestors().find_map(|path| {
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
+        let empty = path.as_os_str().is_empty();
+        let path = if empty { Path::new(".") } else { path };
         rustix::fs::statfs(path.as_os_str().as_bytes()).ok()
     });
     let since = match there.map_or(0, |status| status.f_type as u32) {
@@ -295,14 +293,15 @@ fn initial_user_namespace() -> bool {
 /// The highest capability that this kernel knows: asked, as /proc/sys/kernel/cap_last_cap takes longer to read.
 fn last_capability() -> u32 {
     const NEWEST: u32 = 40;
-    let first = if sys::has_capability(NEWEST) {
+    let mut last = if sys::has_capability(NEWEST) {
         NEWEST
     } else {
         0
     };
-    (first..63)
-        .find(|number| !sys::has_capability(number + 1))
-        .unwrap_or(63)
+    while last < 63 && sys::has_capability(last + 1) {
+        last += 1;
+    }
+    last
 }
 
 /// The devices of `--device`, and under `--privileged` all that the host has.
@@ -371,17 +370,20 @@ fn limits() -> Vec<ResourceLimit> {
         ("NOFILE", raw::RLIMIT_NOFILE, 1024, 524_288),
         ("STACK", raw::RLIMIT_STACK, 8 << 20, u64::MAX),
     ];
-    let limit = |(name, resource, soft, most): (&'static str, u32, u64, u64)| {
-        let (_, hard) = sys::limit(0, resource, None).ok()?;
-        let hard = hard.min(most);
-        Some(ResourceLimit {
-            name,
-            resource,
-            soft: soft.min(hard),
-            hard,
-        })
-    };
-    defaults.into_iter().filter_map(limit).collect()
+    let mut limits = Vec::new();
+    for (name, resource, soft, most) in defaults {
+        if let Ok((_, hard)) = sys::limit(0, resource, None) {
+            let hard = hard.min(most);
+            let soft = soft.min(hard);
+            limits.push(ResourceLimit {
+                name,
+                resource,
+                soft,
+                hard,
+            });
+        }
+    }
+    limits
 }
 
 /// The processors with a thermal_throttle directory; all have one or none.
@@ -412,14 +414,9 @@ fn seconds(clock: u32) -> u64 {
 
 /// Whether `path` is a directory; an error if it is not there.
 fn exists(what: &str, path: &Path) -> Result<bool> {
-    match fs::metadata(path) {
-        Ok(metadata) => Ok(metadata.is_dir()),
-        Err(error) => Err(Error::io(
-            &format!("{what} stat"),
-            path.as_os_str().as_bytes(),
-            error,
-        )),
-    }
+    let status = fs::metadata(path);
+    let failed = |error| Error::io(&format!("{what} stat"), path.as_os_str().as_bytes(), error);
+    status.map(|status| status.is_dir()).map_err(failed)
 }
 
 /// 48 bits that differ between containers: the time in nanoseconds and the pid, mixed (splitmix64). Not secret,
@@ -434,10 +431,14 @@ fn new_id() -> String {
 
 /// The first two numbers of a kernel release such as 6.12.3-rc1.
 fn version(release: &str) -> (u32, u32) {
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .flat_map(str::parse);
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || {
+        numbers
+            .next()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)
+    };
+    (next(), next())
 }
 
 fn namespaces() -> u32 {
@@ -451,14 +452,14 @@ fn namespaces() -> u32 {
         ("cgroup", raw::CLONE_NEWCGROUP),
         ("time", raw::CLONE_NEWTIME),
     ];
-    if fs::metadata("/proc/self/ns").is_err() {
-        return known.iter().fold(0, |set, (_, flag)| set | flag);
+    let unknown = fs::metadata("/proc/self/ns").is_err();
+    let mut namespaces = 0;
+    for (name, flag) in known {
+        if unknown || fs::symlink_metadata(format!("/proc/self/ns/{name}")).is_ok() {
+            namespaces |= flag;
+        }
     }
-    let there = |name: &str| fs::symlink_metadata(format!("/proc/self/ns/{name}")).is_ok();
-    known
-        .iter()
-        .filter(|(name, _)| there(name))
-        .fold(0, |set, (_, flag)| set | flag)
+    namespaces
 }
 
 /// Whether the running kernel has a file system as a module that mounting would load.
@@ -467,22 +468,23 @@ fn module(release: &str, name: &str) -> bool {
 }
 
 fn window(terminals: [bool; 3]) -> (u16, u16) {
-    [1, 0, 2]
-        .into_iter()
-        .filter(|number| terminals[*number as usize])
-        .find_map(|number| tcgetwinsize(sys::borrow(number)).ok())
-        .map_or((24, 80), |size| (size.ws_row, size.ws_col))
+    for number in [1, 0, 2] {
+        if terminals[number]
+            && let Ok(size) = tcgetwinsize(sys::borrow(number as i32))
+        {
+            return (size.ws_row, size.ws_col);
+        }
+    }
+    (24, 80)
 }
 
 /// A directory named by the environment: absolute, and without the characters that overlay's options give a
 /// meaning to.
 fn named(variable: &str) -> Result<Option<PathBuf>> {
-    let Some(path) = std::env::var_os(variable)
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from)
-    else {
+    let path = PathBuf::from(std::env::var_os(variable).unwrap_or_default());
+    if path.as_os_str().is_empty() {
         return Ok(None);
-    };
+    }
     let bytes = path.as_os_str().as_bytes();
     if !path.is_absolute() || bytes.iter().any(|byte| b",:\\\n".contains(byte)) {
         let error = error!("{variable}={}: not usable", crate::error::quote(bytes));
@@ -508,12 +510,10 @@ fn run_directory(privileged: bool, uid: u32) -> Result<(PathBuf, Option<PathBuf>
         }
     }
     // A read-only machine: nobody else sees what is mounted in mini's own mount namespace.
-    let cover = ["/run", "/tmp", "/mnt", "/dev"]
-        .into_iter()
-        .find(|path| Path::new(path).is_dir());
-    let cover = PathBuf::from(
-        cover.ok_or_else(|| Error::new("no directory for running containers: set MINI_RUN"))?,
-    );
+    let covers = ["/run", "/tmp", "/mnt", "/dev"].map(PathBuf::from);
+    let cover = covers.into_iter().find(|path| path.is_dir());
+    let cover =
+        cover.ok_or_else(|| Error::new("no directory for running containers: set MINI_RUN"))?;
     Ok((cover.join("mini"), Some(cover)))
 }
 
@@ -528,25 +528,17 @@ fn store_directory(privileged: bool, run: &Path) -> Result<PathBuf> {
         (false, None, Some(home)) => Some(home.join(".local/share/mini")),
         (false, None, None) => None,
     };
-    Ok(data
-        .filter(|path| creatable(path))
-        .unwrap_or_else(|| run.to_owned()))
+    let data = data.filter(|path| creatable(path));
+    Ok(data.unwrap_or_else(|| run.to_owned()))
 }
 
 /// Whether the nearest directory above `path` that exists can be written to. What is there but somebody else's counts:
 /// it is refused later, rather than evaded here.
 fn creatable(path: &Path) -> bool {
-    let nearest = path
-        .ancestors()
-        .find(|path| path.is_dir())
-        .unwrap_or(Path::new("/"));
+    let nearest = path.ancestors().find(|path| path.is_dir());
+    let nearest = nearest.unwrap_or(Path::new("/")).as_os_str().as_bytes();
     let access = Access::WRITE_OK | Access::EXEC_OK;
-    match accessat(
-        CWD,
-        nearest.as_os_str().as_bytes(),
-        access,
-        AtFlags::EACCESS,
-    ) {
+    match accessat(CWD, nearest, access, AtFlags::EACCESS) {
         Ok(()) => true,
         Err(Errno::ROFS) => false,
         Err(_) => fs::symlink_metadata(path).is_ok(),
@@ -558,10 +550,8 @@ fn subordinate(uid: u32) -> Option<Subordinate> {
     // Not along PATH: these are set-uid programs of the system (the last place is NixOS's).
     let find = |name: &str| {
         let places = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin"];
-        places
-            .iter()
-            .map(|place| Path::new(place).join(name))
-            .find(|file| file.is_file())
+        let mut files = places.iter().map(|place| Path::new(place).join(name));
+        files.find(|file| file.is_file())
     };
     let user = user_name(uid).unwrap_or_default();
     let ids = |file: &str| -> Option<(u32, u32)> {

@@ -166,24 +166,21 @@ impl Spec {
         self.environment.splice(0..0, config.env.iter().cloned());
         if self.workdir.is_empty() {
             // Some write "app" and mean "/app".
-            self.workdir = [
-                b"/",
-                config.workdir.strip_prefix(b"/").unwrap_or(&config.workdir),
-            ]
-            .concat();
+            let path = config.workdir.strip_prefix(b"/");
+            self.workdir = [b"/", path.unwrap_or(&config.workdir)].concat();
         }
         let text = |what: &[u8]| {
             let text = String::from_utf8(what.to_vec());
             text.map_err(|_| error!("the image's {}: not valid UTF-8", quote(what)))
         };
         if self.user.is_none() && self.userns != Userns::KeepId && !config.user.is_empty() {
-            let (name, group) =
-                user(&text(&config.user)?).map_err(|error| error!("the image: {error}"))?;
+            let parsed = user(&text(&config.user)?);
+            let (name, group) = parsed.map_err(|error| error!("the image: {error}"))?;
             (self.user, self.group) = (Some(name), group);
         }
         if self.stop_signal.is_none() && !config.stop_signal.is_empty() {
-            let number = signal("--stop-signal", &text(&config.stop_signal)?)
-                .map_err(|error| error!("the image: {error}"))?;
+            let number = signal("--stop-signal", &text(&config.stop_signal)?);
+            let number = number.map_err(|error| error!("the image: {error}"))?;
             self.stop_signal = Some(number);
         }
         Ok(self)
@@ -205,74 +202,59 @@ pub fn size(option: &str, text: &str) -> Result<u64> {
             (digits, shift) = (number, 10 * index);
         }
     }
-    let number = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-    let number = number.and_then(|digits| digits.parse::<u64>().ok());
-    let size = number
-        .filter(|number| (1..=u64::MAX >> shift).contains(number))
-        .map(|number| number << shift);
-    size.ok_or_else(|| {
-        invalid(
-            option,
-            text,
-            "not a size (a number with an optional k, m, g or t)",
-        )
-    })
+    let decimal = digits.bytes().all(|byte| byte.is_ascii_digit());
+    match digits.parse::<u64>() {
+        Ok(number) if decimal && (1..=u64::MAX >> shift).contains(&number) => Ok(number << shift),
+        _ => {
+            let what = "not a size (a number with an optional k, m, g or t)";
+            Err(invalid(option, text, what))
+        }
+    }
 }
 
 /// A path in the container: absolute, without `..`, and not one that mini itself mounts.
 fn target(option: &str, value: &str, text: &str) -> Result<Vec<u8>> {
-    let parts: Vec<&str> = text
-        .split('/')
-        .filter(|part| !part.is_empty() && *part != ".")
-        .collect();
-    if !text.starts_with('/') {
-        return Err(invalid(
-            option,
-            value,
-            "the path in the container is not absolute",
-        ));
-    }
-    if parts.contains(&"..") {
-        return Err(invalid(
-            option,
-            value,
-            "the path in the container contains \"..\"",
-        ));
-    }
-    match parts.as_slice() {
-        [] => Err(invalid(
-            option,
-            value,
-            "cannot be the container's root directory itself",
-        )),
-        ["proc" | "sys", ..] | ["dev"] => Err(invalid(
-            option,
-            value,
-            "mini mounts its own file system there",
-        )),
-        parts => Ok(format!("/{}", parts.join("/")).into_bytes()),
-    }
+    let parts = || text.split('/').filter(|part| !matches!(*part, "" | "."));
+    let (first, second) = (parts().next(), parts().nth(1));
+    let what = match (first, second) {
+        _ if !text.starts_with('/') => "the path in the container is not absolute",
+        _ if parts().any(|part| part == "..") => "the path in the container contains \"..\"",
+        (None, _) => "cannot be the container's root directory itself",
+        (Some("proc" | "sys"), _) | (Some("dev"), None) => "mini mounts its own file system there",
+        _ => {
+            let mut path = Vec::new();
+            for part in parts() {
+                path.extend_from_slice(&[b"/", part.as_bytes()].concat());
+            }
+            return Ok(path);
+        }
+    };
+    Err(invalid(option, value, what))
 }
 
 /// `SRC:DST[:OPTION,…]` with ro, rw, noidmap; a relative source is below `cwd`.
 pub fn volume(text: &str, cwd: &std::path::Path) -> Result<Volume> {
+    let bad = |what: &str| Err(invalid("--volume", text, what));
     let mut parts = text.splitn(3, ':');
     let (Some(source), Some(destination)) = (parts.next(), parts.next()) else {
-        return Err(invalid("--volume", text, "not SRC:DST[:OPTION,...]"));
+        return bad("not SRC:DST[:OPTION,...]");
     };
     if source.is_empty() {
-        return Err(invalid("--volume", text, "the source is empty"));
+        return bad("the source is empty");
     }
     let (mut read_only, mut idmap) = (false, true);
-    for option in parts.flat_map(|options| options.split(',')) {
+    for option in parts
+        .next()
+        .into_iter()
+        .flat_map(|options| options.split(','))
+    {
         match option {
             "ro" => read_only = true,
             "rw" => read_only = false,
             "noidmap" => idmap = false,
             _ => {
                 let option = quote(option.as_bytes());
-                let what = format!("unknown option {option} (known: ro, rw, noidmap)");
-                return Err(invalid("--volume", text, &what));
+                return bad(&format!("unknown option {option} (known: ro, rw, noidmap)"));
             }
         }
     }
@@ -375,137 +357,102 @@ const SYSCTLS: [(u32, &str); 3] = [
 pub fn tmpfs(text: &str) -> Result<Tmpfs> {
     let (destination, options) = text.split_once(':').unwrap_or((text, ""));
     let mut flags = raw::MS_NOSUID | raw::MS_NODEV | raw::MS_NOEXEC;
-    let mut data = Vec::new();
+    let mut data = String::new();
     for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option.split_once('=') {
-            None => match option {
-                "ro" => flags |= raw::MS_RDONLY,
-                "rw" => flags &= !raw::MS_RDONLY,
-                "exec" => flags &= !raw::MS_NOEXEC,
-                "noexec" => flags |= raw::MS_NOEXEC,
-                "suid" => flags &= !raw::MS_NOSUID,
-                "nosuid" => flags |= raw::MS_NOSUID,
-                "dev" => flags &= !raw::MS_NODEV,
-                "nodev" => flags |= raw::MS_NODEV,
-                _ => {
-                    return Err(invalid(
-                        "--tmpfs",
-                        text,
-                        &format!("unknown option {}", quote(option.as_bytes())),
-                    ));
-                }
-            },
-            Some(("size", value)) => data.push(format!("size={}", size("--tmpfs", value)?)),
-            Some(("mode", value))
-                if u32::from_str_radix(value, 8).is_ok_and(|mode| mode <= 0o7777) =>
-            {
-                data.push(format!("mode={value}"));
+        let flag = match option.strip_prefix("no").unwrap_or(option) {
+            "ro" | "rw" => raw::MS_RDONLY,
+            "exec" => raw::MS_NOEXEC,
+            "suid" => raw::MS_NOSUID,
+            "dev" => raw::MS_NODEV,
+            _ => 0,
+        };
+        let bad = |what| {
+            let what = format!("{what} option {}", quote(option.as_bytes()));
+            Err(invalid("--tmpfs", text, &what))
+        };
+        let Some((key, value)) = option.split_once('=') else {
+            match option {
+                "ro" | "noexec" | "nosuid" | "nodev" => flags |= flag,
+                "rw" | "exec" | "suid" | "dev" => flags &= !flag,
+                _ => return bad("unknown"),
             }
-            Some((key @ ("uid" | "gid" | "nr_inodes"), value)) if value.parse::<u32>().is_ok() => {
-                data.push(format!("{key}={value}"));
-            }
-            Some(_) => {
-                return Err(invalid(
-                    "--tmpfs",
-                    text,
-                    &format!("bad option {}", quote(option.as_bytes())),
-                ));
-            }
-        }
+            continue;
+        };
+        let octal = u32::from_str_radix(value, 8);
+        let value = match key {
+            "size" => &size("--tmpfs", value)?.to_string(),
+            "mode" if octal.is_ok_and(|mode| mode <= 0o7777) => value,
+            "uid" | "gid" | "nr_inodes" if value.parse::<u32>().is_ok() => value,
+            _ => return bad("bad"),
+        };
+        data.push_str(if data.is_empty() { "" } else { "," });
+        data.push_str(&format!("{key}={value}"));
     }
     Ok(Tmpfs {
         target: target("--tmpfs", text, destination)?,
         flags,
-        data: data.join(","),
+        data,
     })
 }
 
 /// The kernel's names, in the order of its numbers (asm-generic/resource.h); Docker and Podman take them in lower case.
-const LIMITS: [&str; 16] = [
-    "CPU",
-    "FSIZE",
-    "DATA",
-    "STACK",
-    "CORE",
-    "RSS",
-    "NPROC",
-    "NOFILE",
-    "MEMLOCK",
-    "AS",
-    "LOCKS",
-    "SIGPENDING",
-    "MSGQUEUE",
-    "NICE",
-    "RTPRIO",
-    "RTTIME",
-];
+const LIMITS: &str = "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME";
 
 /// `NAME=SOFT[:HARD]`, where -1 and unlimited mean no limit.
 pub fn limit(text: &str) -> Result<ResourceLimit> {
+    let bad = |what: &str| invalid("--ulimit", text, what);
     let value = |value: &str| match value {
         "-1" | "unlimited" => Ok(u64::MAX),
-        number => number
-            .parse()
-            .map_err(|_| invalid("--ulimit", text, "not a number")),
+        number => number.parse().map_err(|_| bad("not a number")),
     };
-    let Some((name, values)) = text.split_once('=') else {
-        return Err(invalid("--ulimit", text, "not NAME=SOFT[:HARD]"));
-    };
-    let Some(index) = LIMITS
-        .iter()
-        .position(|known| known.eq_ignore_ascii_case(name))
-    else {
-        let known = LIMITS.join(" ").to_ascii_lowercase();
-        let what = format!("unknown limit (known: {known})");
-        return Err(invalid("--ulimit", text, &what));
-    };
+    let (name, values) = (text.split_once('=')).ok_or_else(|| bad("not NAME=SOFT[:HARD]"))?;
+    let mut known = (0..).zip(LIMITS.split(' '));
+    let found = known.find(|(_, known)| known.eq_ignore_ascii_case(name));
+    let (resource, name) = found.ok_or_else(|| {
+        let known = LIMITS.to_ascii_lowercase();
+        bad(&format!("unknown limit (known: {known})"))
+    })?;
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
     let (soft, hard) = (value(soft)?, value(hard)?);
     if soft > hard {
-        return Err(invalid(
-            "--ulimit",
-            text,
-            "the soft limit is above the hard limit",
-        ));
+        return Err(bad("the soft limit is above the hard limit"));
     }
     Ok(ResourceLimit {
-        name: LIMITS[index],
-        resource: index as u32,
+        name,
+        resource,
         soft,
         hard,
     })
 }
 
-const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-];
+/// In the order of their numbers, from 1 on.
+const SIGNALS: &str = "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP \
+                       TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS";
 
 /// A signal by name (with or without SIG, also RTMIN+n and RTMAX-n) or number.
 pub fn signal(option: &str, text: &str) -> Result<i32> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     // The C libraries keep 32 and 33 (glibc also 34) for themselves; 34 is the SIGRTMIN of systemd's SIGRTMIN+3.
-    let real_time = |base: i32, rest: &str| match rest.as_bytes() {
-        [] => Some(base),
-        [b'+' | b'-', ..] => rest
-            .parse()
-            .ok()
-            .and_then(|offset| base.checked_add(offset)),
-        _ => None,
+    let real_time = |base: i32, rest: &str| {
+        let offset = match rest.as_bytes() {
+            [] => 0,
+            [b'+' | b'-', ..] => rest.parse().ok()?,
+            _ => return None,
+        };
+        base.checked_add(offset).filter(|number| *number >= 34)
     };
-    let number = if let Some(index) = SIGNALS.iter().position(|known| *known == name) {
-        Some(index as i32 + 1)
+    let mut known = (1..).zip(SIGNALS.split(' '));
+    let number = if let Some((number, _)) = known.find(|(_, known)| *known == name) {
+        Some(number)
     } else if let Some(rest) = name.strip_prefix("RTMIN") {
-        real_time(34, rest).filter(|number| *number >= 34)
+        real_time(34, rest)
     } else if let Some(rest) = name.strip_prefix("RTMAX") {
-        real_time(64, rest).filter(|number| *number >= 34)
+        real_time(64, rest)
     } else {
         text.parse().ok()
     };
-    number
-        .filter(|number| (1..=64).contains(number))
+    (number.filter(|number| (1..=64).contains(number)))
         .ok_or_else(|| invalid(option, text, "unknown signal"))
 }
 
@@ -516,11 +463,9 @@ pub fn user(text: &str) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
         None => (text, None),
     };
     let bad = |part: &str| {
-        part.is_empty()
-            || part.contains(['\n', ':', ','])
-            || part
-                .parse::<u64>()
-                .is_ok_and(|number| number >= u64::from(u32::MAX))
+        let number = part.parse::<u64>().unwrap_or(0);
+        let separated = part.contains(['\n', ':', ',']);
+        part.is_empty() || separated || number >= u64::from(u32::MAX)
     };
     if bad(user) || group.is_some_and(bad) {
         return Err(invalid("--user", text, "not USER[:GROUP]"));
@@ -537,8 +482,8 @@ pub fn variable(option: &str, text: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>>
     if key.is_empty() || text.contains(&0) {
         return Err(error!("{option} {}: not KEY=VALUE", quote(text)));
     }
-    let value = value
-        .or_else(|| std::env::var_os(OsString::from_vec(key.to_vec())).map(OsStringExt::into_vec));
+    let callers = || std::env::var_os(OsString::from_vec(key.to_vec()));
+    let value = value.or_else(|| callers().map(OsStringExt::into_vec));
     Ok(value.map(|value| (key.to_vec(), value)))
 }
 
@@ -559,18 +504,12 @@ pub fn environment_file(path: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
 /// be the hostname.
 pub fn name(option: &str, text: &str) -> Result<String> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    let first = text
-        .bytes()
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if first && text.len() <= 64 && text.bytes().all(good) {
+    let sign = text.starts_with(['_', '.', '-']);
+    if !text.is_empty() && !sign && text.len() <= 64 && text.bytes().all(good) {
         return Ok(text.to_owned());
     }
-    Err(invalid(
-        option,
-        text,
-        "not a name (1 to 64 letters, digits, \"_\", \".\", \"-\")",
-    ))
+    let what = "not a name (1 to 64 letters, digits, \"_\", \".\", \"-\")";
+    Err(invalid(option, text, what))
 }
 
 /// `tmpfs[:SIZE]` or `disk`.

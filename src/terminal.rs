@@ -47,11 +47,10 @@ pub struct Relay {
 
 impl Relay {
     pub fn new(kind: Kind, from: OwnedFd, to: OwnedFd) -> Relay {
-        let buffer = Box::new([0; 16 * 1024]);
         Relay {
             from: Some(from),
             to: Some(to),
-            buffer,
+            buffer: Box::new([0; 16 * 1024]),
             start: 0,
             end: 0,
             kind,
@@ -60,13 +59,10 @@ impl Relay {
 
     /// What to poll for: input while the buffer is empty, else room for output.
     pub fn interest(&self) -> Option<PollFd<'_>> {
-        if self.start < self.end {
-            self.to.as_ref().map(|to| PollFd::new(to, PollFlags::OUT))
-        } else {
-            self.from
-                .as_ref()
-                .filter(|_| self.to.is_some())
-                .map(|from| PollFd::new(from, PollFlags::IN))
+        match (&self.from, self.to.as_ref()?) {
+            (_, to) if self.start < self.end => Some(PollFd::new(to, PollFlags::OUT)),
+            (Some(from), _) => Some(PollFd::new(from, PollFlags::IN)),
+            (None, _) => None,
         }
     }
 
@@ -212,10 +208,8 @@ impl Terminal {
         };
         // In the background this would take the terminal away from the shell: stop, as any job would.
         while tcgetpgrp(terminal).is_ok_and(|group| group != getpgrp()) {
-            let _ = sys::kill(
-                getpid().as_raw_pid(),
-                linux_raw_sys::general::SIGSTOP as i32,
-            );
+            let stop = linux_raw_sys::general::SIGSTOP as i32;
+            let _ = sys::kill(getpid().as_raw_pid(), stop);
         }
         mode.make_raw();
         let _ = tcsetattr(terminal, OptionalActions::Drain, &mode);
@@ -231,10 +225,8 @@ impl Terminal {
 
     /// Gives the pty the size of the caller's terminal.
     pub fn resize(&self) {
-        if let Some(size) = [0, 1]
-            .into_iter()
-            .find_map(|number| tcgetwinsize(sys::borrow(number)).ok())
-        {
+        let sizes = [0, 1].map(|number| tcgetwinsize(sys::borrow(number)));
+        if let Some(size) = sizes.into_iter().find_map(|size| size.ok()) {
             let _ = tcsetwinsize(self.master.as_fd(), size);
         }
     }

@@ -105,26 +105,22 @@ pub fn filter(seccomp: &Seccomp, capabilities: u64, kernel: (u32, u32)) -> Resul
             .map_err(|what| fail(&what))?,
     };
     let mut program = bpf::assemble(&policy);
-    if let Seccomp::Log = seccomp {
-        let actions = program.iter_mut().filter_map(bpf::action);
-        actions
-            .filter(|action| **action != ALLOW)
-            .for_each(|action| *action = raw::SECCOMP_RET_LOG);
+    let mut recent = false;
+    for action in program.iter_mut().filter_map(bpf::action) {
+        if matches!(seccomp, Seccomp::Log) && *action != ALLOW {
+            *action = raw::SECCOMP_RET_LOG;
+        }
+        recent |= [raw::SECCOMP_RET_LOG, raw::SECCOMP_RET_KILL_PROCESS].contains(action);
     }
-    if let Some(excess) = program.len().checked_sub(bpf::LIMIT + 1) {
-        let (length, excess) = (program.len(), excess + 1);
+    let length = program.len();
+    if length > bpf::LIMIT {
+        let excess = length - bpf::LIMIT;
+        let what = "more than the kernel takes";
         return Err(fail(&format!(
-            "the filter has {length} instructions, {excess} more than the kernel takes"
+            "the filter has {length} instructions, {excess} {what}"
         )));
     }
     // An older kernel kills at an action that it does not know, and by the thread.
-    let recent = |action: &mut u32| {
-        matches!(
-            *action,
-            raw::SECCOMP_RET_LOG | raw::SECCOMP_RET_KILL_PROCESS
-        )
-    };
-    let recent = program.iter_mut().filter_map(bpf::action).any(recent);
     if kernel < (4, 14) && (recent || flags & raw::SECCOMP_FILTER_FLAG_LOG != 0) {
         return Err(fail(
             "logging, and killing a process as a whole, need Linux 4.14",

@@ -55,11 +55,8 @@ pub fn policy(capabilities: u64, kernel: (u32, u32)) -> Policy {
     for group in GROUPS {
         let allowed = group.allowed & granted != 0;
         for number in group.numbers {
-            actions[usize::from(*number)] = if allowed {
-                ALLOW
-            } else {
-                errno(group.otherwise)
-            };
+            let refused = errno(group.otherwise);
+            actions[usize::from(*number)] = if allowed { ALLOW } else { refused };
         }
     }
     let mut policy = Policy::new(errno(ENOSYS));
@@ -99,13 +96,13 @@ fn arguments(number: u32, granted: u64) -> Option<Outcome> {
             )
         }
         // The kernel's cryptography for everybody, with a history of holes; the hypervisor and its other machines.
-        raw::__NR_socket => tests(
-            vec![
-                is(0, u32::MAX, net::AF_ALG, no),
-                is(0, u32::MAX, net::AF_VSOCK, no),
-            ],
-            ALLOW,
-        ),
+        raw::__NR_socket => {
+            let refused = [net::AF_ALG, net::AF_VSOCK].into_iter();
+            tests(
+                refused.map(|family| is(0, u32::MAX, family, no)).collect(),
+                ALLOW,
+            )
+        }
         // New namespaces, which the capabilities inside would be worth something in. CLONE_NEWTIME is not among them:
         // clone takes these bits for the signal.
         raw::__NR_clone if !has(raw::CAP_SYS_ADMIN) => {
