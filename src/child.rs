@@ -30,7 +30,7 @@ use rustix::thread::{
 };
 
 use crate::init::Role;
-use crate::report::{Detail, Outcome, Report};
+use crate::report::{Detail, Report};
 use crate::step::Step;
 use crate::sys::Word;
 use crate::user::User;
@@ -50,12 +50,14 @@ pub struct Context {
     pub terminal: Option<OwnedFd>,
     pub user: User,
     pub environment: Environment,
+    /// Whether every step is reported, with the time it took.
+    pub trace: bool,
     /// What is known about a failure beyond its errno.
     pub detail: Detail,
 }
 
 impl Context {
-    pub fn new(control: OwnedFd, environment: Environment) -> Context {
+    pub fn new(control: OwnedFd, environment: Environment, trace: bool) -> Context {
         Context {
             control: Some(control),
             stdio: [None, None, None],
@@ -63,6 +65,7 @@ impl Context {
             terminal: None,
             user: User::ROOT,
             environment,
+            trace,
             detail: Detail::NONE,
         }
     }
@@ -101,39 +104,28 @@ impl Environment {
     }
 }
 
-/// The container's side of a plan.
-#[derive(Clone, Copy)]
-pub struct Program {
-    pub steps: &'static [Step],
-    pub trace: bool,
-}
-
 /// Runs the steps of a new container process; returns its exit status unless the last step is an `execve` that
 /// succeeds. At [`Step::Fork`] a second process goes on with the rest while this one becomes the reaper.
-/// `first` is the index of the first step, as reports give it.
-pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
-    let trace = program.trace;
+/// `first` is the index of the first step to be done, as reports give it.
+pub fn container(steps: &[Step], first: usize, context: &mut Context) -> i32 {
+    let trace = context.trace;
     let mut ready = false;
-    for (step, index) in program.steps.iter().zip(first..) {
+    for (index, step) in steps.iter().enumerate().skip(first) {
         let started = nanoseconds(trace);
         let mut attached = None;
         let result = match step {
-            Step::Fork(init, hold) => {
-                let rest = program.steps.get(index - first + 1..).unwrap_or_default();
-                let rest = Program { steps: rest, trace };
-                match fork(rest, index + 1, context, *hold) {
-                    Ok((pid, go)) => {
-                        let took = nanoseconds(trace).saturating_sub(started);
-                        let result = init.iter().try_for_each(|step| perform(step, context));
-                        report(context, trace, index, result, took, None);
-                        return match result {
-                            Ok(()) => become_init(pid, go),
-                            Err(_) => SETUP_FAILED,
-                        };
-                    }
-                    Err(errno) => Err(errno),
+            Step::Fork(init, hold) => match fork(steps, index + 1, context, *hold) {
+                Ok((pid, go)) => {
+                    let took = nanoseconds(trace).saturating_sub(started);
+                    let result = init.iter().try_for_each(|step| perform(step, context));
+                    report(context, trace, index, result, took, None);
+                    return match result {
+                        Ok(()) => become_init(pid, go),
+                        Err(_) => SETUP_FAILED,
+                    };
                 }
-            }
+                Err(errno) => Err(errno),
+            },
             Step::OpenTerminal(ptmx, terminal, size) => {
                 open_terminal(context, ptmx, terminal, *size).map(|master| attached = Some(master))
             }
@@ -170,9 +162,9 @@ pub fn container(program: Program, first: usize, context: &mut Context) -> i32 {
     SETUP_FAILED
 }
 
-/// Starts a process that goes on with `rest`; with `hold` not before a byte is written to the descriptor returned.
+/// Starts a process that goes on with the step of index `first`; with `hold` not before a byte is written to the descriptor returned.
 fn fork(
-    rest: Program,
+    steps: &[Step],
     first: usize,
     context: &mut Context,
     hold: bool,
@@ -188,7 +180,7 @@ fn fork(
             sys::close(go.as_raw_fd());
         }
         match wait.as_ref().map(|wait| read(wait, &mut [0; 1])) {
-            None | Some(Ok(1)) => container(rest, first, context),
+            None | Some(Ok(1)) => container(steps, first, context),
             _ => SETUP_FAILED,
         }
     })?;
@@ -229,14 +221,12 @@ fn report(
     nanoseconds: u64,
     attached: Option<BorrowedFd<'_>>,
 ) {
-    let outcome = match result {
-        Ok(()) if !tell && attached.is_none() => return,
-        Ok(()) => Outcome::Done,
-        Err(errno) => Outcome::Failed(errno),
-    };
+    if result.is_ok() && !tell && attached.is_none() {
+        return;
+    }
     let report = Report {
         step: index as u16,
-        outcome,
+        result,
         nanoseconds,
         detail: context.detail,
     };

@@ -43,16 +43,20 @@ impl Error {
     }
 
     /// A failed system call: `operation("object"): reason`.
+    #[inline(always)]
     pub fn sys(operation: &str, object: impl AsRef<[u8]>, errno: Errno) -> Error {
-        error!("{operation}({}): {}", quote(object.as_ref()), reason(errno))
+        Error::failed(operation, object.as_ref(), &reason(errno))
     }
 
     /// A failed call of the standard library, which carries an errno in all but a few cases.
+    #[inline(always)]
     pub fn io(operation: &str, object: impl AsRef<[u8]>, error: std::io::Error) -> Error {
-        match error.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(errno) => Error::sys(operation, object, errno),
-            None => error!("{operation}({}): {error}", quote(object.as_ref())),
-        }
+        Error::failed(operation, object.as_ref(), &io_reason(&error))
+    }
+
+    /// The two above are inlined, so that there is only one copy of this.
+    fn failed(operation: &str, object: &[u8], why: &str) -> Error {
+        error!("{operation}({}): {why}", quote(object))
     }
 
     pub fn with_status(mut self, status: u8) -> Error {
@@ -98,11 +102,16 @@ impl fmt::Display for Error {
 
 /// The kernel's reason in words, as `strerror(3)` has it.
 pub fn reason(errno: Errno) -> String {
-    let text = std::io::Error::from_raw_os_error(errno.raw_os_error()).to_string();
+    io_reason(&std::io::Error::from_raw_os_error(errno.raw_os_error()))
+}
+
+fn io_reason(error: &std::io::Error) -> String {
+    let mut text = error.to_string();
     // Without the " (os error N)" that the standard library adds.
-    text.rsplit_once('(')
-        .map_or(text.as_str(), |(reason, _)| reason.trim_ascii_end())
-        .to_owned()
+    if let (Some(_), Some(end)) = (error.raw_os_error(), text.rfind(" (")) {
+        text.truncate(end);
+    }
+    text
 }
 
 /// `bytes` between double quotes; what is not UTF-8, controls the terminal or turns the direction of the text is

@@ -24,7 +24,7 @@ use container::step::{
 use container::sys::Word;
 
 use crate::error::{Error, Result, error, path as show};
-use crate::host::{Host, Node, Subordinate};
+use crate::host::{Host, Subordinate};
 use crate::image::reader::Whiteouts;
 use crate::image::{Layer, Tar};
 use crate::seccomp::{self, Seccomp};
@@ -46,8 +46,6 @@ pub struct Plan {
     pub home: Option<usize>,
     /// Whether the command gets a pty.
     pub terminal: bool,
-    /// What descriptors 0, 1 and 2 of the command are, without a pty.
-    pub streams: [Stream; 3],
     /// Defaults that this kernel does not allow for, in words.
     pub notes: Vec<String>,
     /// Where `--keep` leaves the container's changes.
@@ -188,17 +186,6 @@ impl IdMap {
         lines.retain(|[_, _, count]| *count > 0);
         lines
     }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Stream {
-    /// The caller's own.
-    #[default]
-    Inherit,
-    /// /dev/null.
-    Null,
-    /// A pipe to the supervisor, because the caller's is a terminal, which the container must not get.
-    Relay,
 }
 
 impl fmt::Display for Task {
@@ -411,7 +398,6 @@ pub fn plan(spec: &Spec, host: &Host) -> Result<Plan> {
     planner.mounts();
     planner.pivot();
     planner.settle();
-    planner.streams();
     planner.command(privileges);
     planner.environment();
     planner.plan.steps = planner.steps.leak();

@@ -10,9 +10,9 @@ use rustix::fs::OFlags;
 use rustix::process::{Pid, getpgrp, getpid, set_child_subreaper};
 use rustix::termios::tcgetpgrp;
 
-use container::child::{Context, Environment, Program, container};
+use container::child::{Context, Environment, container};
 use container::init::{self, Role};
-use container::report::{self, Outcome, Received, Report};
+use container::report::{self, Received, Report};
 use container::step::Step;
 use container::sys;
 
@@ -35,7 +35,7 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
         report::channel().map_err(|errno| Error::sys("socketpair", "", errno))?;
     // The caller's environment, and nothing else that steps could use.
     let (words, home) = (environment(), None);
-    let mut context = Context::new(theirs, Environment { words, home });
+    let mut context = Context::new(theirs, Environment { words, home }, false);
     let path = std::env::var_os("PATH").unwrap_or_default().into_vec();
     let command = prepare(command, &path);
     let (role, own_group) = match foreground {
@@ -44,17 +44,14 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
     };
     let steps = [own_group, Step::ResetSignals(0), Step::Execve(command)];
     let steps = Box::leak(Box::new(steps));
-    let trace = false;
-    let pid = sys::clone(0, &mut || {
-        container(Program { steps, trace }, 0, &mut context)
-    })
-    .map_err(|errno| Error::sys("clone3", "", errno))?;
+    let pid = sys::clone(0, &mut || container(steps, 0, &mut context))
+        .map_err(|errno| Error::sys("clone3", "", errno))?;
     drop(context);
     // Until the command has been executed there is something to wait for that is not a signal.
     while let Some(Received { report, .. }) =
         Report::receive(&control).map_err(|errno| Error::sys("recvmsg", "control", errno))?
     {
-        if let Outcome::Failed(errno) = report.outcome {
+        if let Err(errno) = report.result {
             return Err(match steps[usize::from(report.step)] {
                 Step::Execve(command) => exec_error(&command, errno, &report.detail),
                 step => error!("{step}: {}", crate::error::reason(errno)),

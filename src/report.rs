@@ -24,20 +24,12 @@ pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::UNIX, kind, flags, None)
 }
 
-/// What became of one step.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// Done (sent only under `--trace`).
-    Done,
-    /// Failed with this errno; nothing after it was done.
-    Failed(Errno),
-}
-
 /// One record about the step with this index in the container's part of the plan.
 #[derive(Clone, Copy)]
 pub struct Report {
     pub step: u16,
-    pub outcome: Outcome,
+    /// With an errno nothing after the step was done.
+    pub result: Result<()>,
     /// How long the step took, in nanoseconds.
     pub nanoseconds: u64,
     /// Why in more words than an errno has, from [`crate::exec`] and [`crate::user`].
@@ -130,10 +122,7 @@ impl Detail {
 
 impl Report {
     fn encode(&self) -> [u8; SIZE] {
-        let errno = match self.outcome {
-            Outcome::Done => 0,
-            Outcome::Failed(errno) => errno.raw_os_error(),
-        };
+        let errno = self.result.err().map_or(0, Errno::raw_os_error);
         let header = [self.nanoseconds, u64::from(self.step) << 32 | errno as u64];
         let header = header.map(u64::to_ne_bytes);
         let detail = [self.detail.reason as u8, self.detail.length];
@@ -152,9 +141,9 @@ impl Report {
         let code = u64::from_ne_bytes(*code);
         Some(Report {
             step: (code >> 32) as u16,
-            outcome: match code as i32 {
-                0 => Outcome::Done,
-                errno => Outcome::Failed(Errno::from_raw_os_error(errno)),
+            result: match code as i32 {
+                0 => Ok(()),
+                errno => Err(Errno::from_raw_os_error(errno)),
             },
             nanoseconds: u64::from_ne_bytes(*nanoseconds),
             detail: Detail {

@@ -19,9 +19,9 @@ use rustix::net::{SendFlags, send};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
-use container::child::{self, Context, Environment, Program};
+use container::child::{self, Context, Environment};
 use container::init;
-use container::report::{self, Detail, Outcome, Report};
+use container::report::{self, Detail, Report};
 use container::step::{Step, Target};
 use container::sys::{self, Word};
 
@@ -33,7 +33,7 @@ use crate::host::{Host, probe};
 #[cfg(feature = "images")]
 use crate::kept;
 use crate::layers::{self, Brought, Held, Layers};
-use crate::plan::{Plan, RANGE, Stack, Stream, Task, Users, bind, leak, plan};
+use crate::plan::{Plan, RANGE, Stack, Task, Users, bind, leak, plan};
 use crate::protection;
 use crate::seal;
 use crate::spec::Spec;
@@ -167,7 +167,7 @@ impl<'a> Supervisor<'a> {
             trace,
             signals,
             control: Some(control),
-            context: Context::new(theirs, Environment { words, home }),
+            context: Context::new(theirs, Environment { words, home }, trace),
             directories: Vec::new(),
             child: None,
             ids: None,
@@ -182,10 +182,8 @@ impl Supervisor<'_> {
     /// Performs the supervisor's steps; at the end the container is under way.
     fn start(&mut self) -> Result<()> {
         let mut noted = !self.trace;
-        if !self.plan.terminal {
-            self.streams()
-                .map_err(|errno| Error::sys("pipe", "standard streams", errno))?;
-        }
+        self.streams()
+            .map_err(|errno| Error::sys("pipe", "standard streams", errno))?;
         for task in &self.plan.tasks {
             // What takes long looks itself.
             let long = matches!(
@@ -353,16 +351,13 @@ impl Supervisor<'_> {
     }
 
     fn clone(&mut self, task: &Task, flags: u32) -> Result<()> {
-        let program = Program {
-            steps: self.plan.steps,
-            trace: self.trace,
-        };
+        let steps = self.plan.steps;
         let supervisors_end = self.control.as_ref().map(AsRawFd::as_raw_fd);
         let context = &mut self.context;
         let pid = sys::clone(flags, &mut || {
             // Only the supervisor may hold its end: the container must see it closed when the supervisor dies.
             supervisors_end.into_iter().for_each(sys::close);
-            child::container(program, 0, context)
+            child::container(steps, 0, context)
         })
         .map_err(|errno| {
             let error = error!("{task}: {}", reason(errno));
@@ -429,18 +424,18 @@ impl Supervisor<'_> {
 
     /// Prepares what the command gets instead of a standard stream that is a terminal.
     fn streams(&mut self) -> rustix::io::Result<()> {
-        for (number, stream) in self.plan.streams.into_iter().enumerate() {
-            if stream != Stream::Relay {
+        for step in self.plan.steps {
+            let Step::Stdio(number) = *step else {
                 continue;
-            }
+            };
             let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-            let own = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number as i32), 3)?;
+            let own = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number.into()), 3)?;
             let (relay, theirs) = match number {
                 0 => (Relay::new(Kind::Input, own, writer), reader),
                 _ => (Relay::new(Kind::Output, reader, own), writer),
             };
             self.relays.push(relay);
-            self.context.stdio[number] = Some(theirs);
+            self.context.stdio[usize::from(number)] = Some(theirs);
         }
         Ok(())
     }
@@ -524,19 +519,15 @@ impl Supervisor<'_> {
         let Some(step) = self.plan.steps.get(index) else {
             return Err(Error::new("control: bad report"));
         };
-        match report.outcome {
-            Outcome::Done => {
-                self.began |= matches!(step, Step::Ready);
-                self.trace_line(self.plan.actor(index), step, report.nanoseconds);
-                if let (Step::Ready, Some(command), true) = (step, received.sender, self.trace) {
-                    let command = command.as_raw_pid();
-                    self.say_lines(&protection::observe(command, self.plan, &self.notes));
-                    let _ = send(control, b"!", SendFlags::NOSIGNAL);
-                }
-            }
-            Outcome::Failed(errno) => {
-                return Err(step_error(step, errno, &report.detail, self.host));
-            }
+        if let Err(errno) = report.result {
+            return Err(step_error(step, errno, &report.detail, self.host));
+        }
+        self.began |= matches!(step, Step::Ready);
+        self.trace_line(self.plan.actor(index), step, report.nanoseconds);
+        if let (Step::Ready, Some(command), true) = (step, received.sender, self.trace) {
+            let command = command.as_raw_pid();
+            self.say_lines(&protection::observe(command, self.plan, &self.notes));
+            let _ = send(control, b"!", SendFlags::NOSIGNAL);
         }
         if let Some(master) = received.descriptor {
             let terminal = Terminal::new(master);

@@ -239,18 +239,19 @@ impl Planner<'_> {
         }
     }
 
-    /// The caller's terminal itself never gets into the container: its input buffer could be written to (TIOCSTI).
-    pub(super) fn streams(&mut self) {
+    /// Descriptors 0, 1 and 2. The caller's terminal itself never gets into the container: its input buffer could be
+    /// written to (TIOCSTI). There is a pipe to the supervisor in its place.
+    fn streams(&mut self) {
         let (spec, host) = (self.spec, self.host);
         let unwanted = host.terminals[0] && !spec.interactive;
-        for (number, stream) in self.plan.streams.iter_mut().enumerate() {
+        for number in 0..3u8 {
             let closed = number == 0 && (spec.rootfs == Rootfs::Stdin || unwanted);
-            *stream = match host.terminals[number] {
-                // The host's own node has nothing to do in there.
-                _ if closed || host.nulls[number] => Stream::Null,
-                true => Stream::Relay,
-                false => Stream::Inherit,
-            };
+            // The host's own /dev/null has nothing to do in there.
+            if closed || host.nulls[usize::from(number)] {
+                self.step(Step::Null(number));
+            } else if host.terminals[usize::from(number)] {
+                self.step(Step::Stdio(number));
+            }
         }
     }
 
@@ -278,13 +279,7 @@ impl Planner<'_> {
         if self.plan.terminal {
             self.step(Step::AttachTerminal);
         } else {
-            for (number, stream) in (0..).zip(self.plan.streams) {
-                match stream {
-                    Stream::Inherit => {}
-                    Stream::Null => self.step(Step::Null(number)),
-                    Stream::Relay => self.step(Step::Stdio(number)),
-                }
-            }
+            self.streams();
         }
         // Before the working directory is entered: /proc/self/fd/N must lead nowhere (CVE-2024-21626).
         self.step(Step::CloseDescriptors);

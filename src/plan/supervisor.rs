@@ -283,14 +283,9 @@ impl Planner<'_> {
     pub(super) fn devices(&mut self) {
         self.mkdir(self.at("dev"), 0o755);
         for (name, major, minor) in NODES {
-            let node = Node {
-                source: Path::new("/dev").join(name),
-                target: format!("/dev/{name}").into_bytes(),
-                mode: raw::S_IFCHR | 0o666,
-                major,
-                minor,
-            };
-            self.device(&node);
+            let path = format!("/dev/{name}");
+            let mode = raw::S_IFCHR | 0o666;
+            self.device(Path::new(&path), path.as_bytes(), mode, (major, minor));
         }
         let mut made = Vec::new();
         for node in &self.host.devices {
@@ -302,7 +297,12 @@ impl Planner<'_> {
                     made.push(directory);
                 }
             }
-            self.device(node);
+            self.device(
+                &node.source,
+                &node.target,
+                node.mode,
+                (node.major, node.minor),
+            );
         }
         for (name, to) in LINKS {
             let path = self.at(&format!("dev/{name}"));
@@ -316,13 +316,13 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn device(&mut self, node: &Node) {
-        let at = self.at(&String::from_utf8_lossy(&node.target[1..]));
+    fn device(&mut self, source: &Path, target: &[u8], mode: u32, (major, minor): (u32, u32)) {
+        let at = self.at(&String::from_utf8_lossy(&target[1..]));
         if self.host.privileged {
-            self.task(Step::Mknod(at, node.mode, node.major, node.minor));
+            self.task(Step::Mknod(at, mode, major, minor));
         } else {
             self.task(Step::Mknod(at, MOUNT_POINT, 0, 0));
-            self.task(bind(path(&node.source), Target::Path(at), 0));
+            self.task(bind(path(source), Target::Path(at), 0));
         }
     }
 
