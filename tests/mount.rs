@@ -245,9 +245,9 @@ fn supervisor() {
     let (Some(key), Some(fstype)) = (job.next(), job.next()) else {
         return;
     };
-    let child = sys::clone(0, || {
+    let child = sys::clone(0, &mut || {
         println!("@{}", std::process::id());
-        supervise(key, fstype, job);
+        supervise(key, fstype, job.clone());
         0
     });
     let status = rustix::process::waitpid(child.ok(), rustix::process::WaitOptions::empty());
