@@ -174,7 +174,7 @@ fn fork(
     } else {
         (None, None)
     };
-    let pid = sys::clone(0, &mut || {
+    let pid = sys::clone(0, || {
         // If init ends instead, this is end of file.
         if let Some(go) = &go {
             sys::close(go.as_raw_fd());

@@ -45,18 +45,19 @@ impl Error {
     /// A failed system call: `operation("object"): reason`.
     #[inline(always)]
     pub fn sys(operation: &str, object: impl AsRef<[u8]>, errno: Errno) -> Error {
-        Error::failed(operation, object.as_ref(), &reason(errno))
+        let error = std::io::Error::from_raw_os_error(errno.raw_os_error());
+        Error::failed(operation, object.as_ref(), error)
     }
 
     /// A failed call of the standard library, which carries an errno in all but a few cases.
     #[inline(always)]
     pub fn io(operation: &str, object: impl AsRef<[u8]>, error: std::io::Error) -> Error {
-        Error::failed(operation, object.as_ref(), &io_reason(&error))
+        Error::failed(operation, object.as_ref(), error)
     }
 
     /// The two above are inlined, so that there is only one copy of this.
-    fn failed(operation: &str, object: &[u8], why: &str) -> Error {
-        error!("{operation}({}): {why}", quote(object))
+    fn failed(operation: &str, object: &[u8], error: std::io::Error) -> Error {
+        error!("{operation}({}): {}", quote(object), io_reason(&error))
     }
 
     pub fn with_status(mut self, status: u8) -> Error {

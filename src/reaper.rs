@@ -44,7 +44,7 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
     };
     let steps = [own_group, Step::ResetSignals(0), Step::Execve(command)];
     let steps = Box::leak(Box::new(steps));
-    let pid = sys::clone(0, &mut || container(steps, 0, &mut context))
+    let pid = sys::clone(0, || container(steps, 0, &mut context))
         .map_err(|errno| Error::sys("clone3", "", errno))?;
     drop(context);
     // Until the command has been executed there is something to wait for that is not a signal.

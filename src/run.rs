@@ -354,7 +354,7 @@ impl Supervisor<'_> {
         let steps = self.plan.steps;
         let supervisors_end = self.control.as_ref().map(AsRawFd::as_raw_fd);
         let context = &mut self.context;
-        let pid = sys::clone(flags, &mut || {
+        let pid = sys::clone(flags, || {
             // Only the supervisor may hold its end: the container must see it closed when the supervisor dies.
             supervisors_end.into_iter().for_each(sys::close);
             child::container(steps, 0, context)

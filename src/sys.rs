@@ -48,7 +48,15 @@ fn pointer(text: Option<&CStr>) -> usize {
 /// seccomp filter around mini does not (EPERM). The child exits with what `child` returns.
 ///
 /// This is a fork: no memory is shared, so the child may go on using everything that was prepared before.
-pub fn clone(flags: u32, child: &mut dyn FnMut() -> i32) -> Result<Pid> {
+pub fn clone(flags: u32, child: impl FnOnce() -> i32) -> Result<Pid> {
+    match fork(flags)? {
+        Some(pid) => Ok(pid),
+        None => exit(child()),
+    }
+}
+
+/// `None` in the child.
+fn fork(flags: u32) -> Result<Option<Pid>> {
     // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls.
     let arguments = [u64::from(flags), 0, 0, 0, raw::SIGCHLD.into(), 0, 0, 0];
     // Only the first published size (64 bytes, Linux 5.3) is passed, so that every clone3 kernel accepts it.
@@ -60,10 +68,7 @@ pub fn clone(flags: u32, child: &mut dyn FnMut() -> i32) -> Result<Pid> {
         // the caller's.
         id = numbers(raw::__NR_clone, [(flags | raw::SIGCHLD) as usize, 0, 0]);
     }
-    match Pid::from_raw(id? as i32) {
-        Some(pid) => Ok(pid),
-        None => exit(child()),
-    }
+    Ok(Pid::from_raw(id? as i32))
 }
 
 /// Whether the kernel filters system calls (CONFIG_SECCOMP_FILTER): EFAULT tells that it looked for a program.

@@ -40,7 +40,7 @@ impl Waiting {
     /// `work` gets the descriptor whose end of file tells that this process has died.
     fn start(flags: u32, work: &mut dyn FnMut(&OwnedFd) -> i32) -> rustix::io::Result<Waiting> {
         let (wait, go) = pipe_with(PipeFlags::CLOEXEC)?;
-        let pid = sys::clone(flags, &mut || {
+        let pid = sys::clone(flags, || {
             // The parent's death must be seen as end of file.
             sys::close(go.as_raw_fd());
             match rustix::io::read(&wait, &mut [0; 1]) {
