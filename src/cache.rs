@@ -94,8 +94,8 @@ pub fn make(
             continue;
         };
         // A dead one may have begun.
-        (new.file().set_len(0)).map_err(|error| io("truncate", new.path(), error))?;
-        fill(new.file())?;
+        (new.file.set_len(0)).map_err(|error| io("truncate", &new.path, error))?;
+        fill(&new.file)?;
         new.publish(name.as_bytes(), false)?;
         clean(store)?;
         for old in names(&directory) {

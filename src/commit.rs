@@ -55,8 +55,8 @@ pub fn run(command: Images) -> Result<u8> {
             images::collect(&host.store)?;
             let rows = images::list(&host.store)?;
             match quiet {
-                true => rows.iter().for_each(|row| text.extend([&row.name, "\n"])),
-                false => text = images::table(&rows),
+                true => rows.iter().for_each(|row| text.extend([&row[0], "\n"])),
+                false => text = images::table(rows),
             }
         }
         Images::Remove { names, force } => {
@@ -117,7 +117,7 @@ fn make(
     let layers = Layers::new(spec, host, Some(interrupts));
     let mut draft = Draft::new(&layers, source)?;
     let made = draft
-        .add(&image, source)
+        .add(&image)
         .and_then(|()| finish(&mut draft, &mut image.config));
     drop((draft, held));
     // Garbage is what was made if it failed or went into an archive, and what had the name.
@@ -223,6 +223,6 @@ fn to_file(path: &Path, interrupts: &OwnedFd, make: import::Written<'_>) -> Resu
     };
     let here = directory.as_os_str().is_empty();
     let new = NewFile::create(if here { Path::new(".") } else { directory })?;
-    into(new.file())?;
+    into(&new.file)?;
     new.publish(file.as_bytes(), true)
 }

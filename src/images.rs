@@ -196,11 +196,8 @@ pub fn resolve(store: &Path, name: &str) -> Result<Option<(Image, Held)>> {
         image.layers.push(match fstype == KINDS[0] {
             true => Layer::Tar(Tar {
                 path,
-                offset: 0,
-                size: None,
-                compression: None,
-                digest: None,
                 diff_id: record.config.map(|_| digest),
+                ..Tar::default()
             }),
             false => Layer::Filesystem {
                 path,
@@ -267,22 +264,9 @@ fn kept_by(store: &Path, name: &str) -> Option<String> {
     })
 }
 
-/// A line of what `mini images` prints; sizes in bytes.
-#[derive(Debug, Default)]
-pub struct Row {
-    pub name: String,
-    /// `tar`, `squashfs`, `erofs`, `ext4`; `oci` if it has layers or a configuration; `damaged`.
-    pub kind: &'static str,
-    /// Of the layers.
-    pub size: u64,
-    /// On the disk.
-    pub disk: u64,
-    /// How much of that is other images', too.
-    pub shared: u64,
-    /// Seconds since 1970.
-    pub created: u64,
-    pub in_use: bool,
-}
+/// A line of what `mini images` prints: name, kind (`oci` if it has layers or a configuration), size of the layers, size on
+/// the disk and how much of it is other images', too, time, whether it is in use.
+pub type Row = [String; 6];
 
 /// All images, sorted by name.
 pub fn list(store: &Path) -> Result<Vec<Row>> {
@@ -297,29 +281,32 @@ pub fn list(store: &Path) -> Result<Vec<Row>> {
         all.extend(record.as_ref().map(Record::blobs).unwrap_or_default());
     }
     for (name, path, record) in records {
-        let mut row = Row {
-            name,
-            kind: "damaged",
-            in_use: File::open(&path).is_ok_and(|record| !unused(&record)),
-            ..Row::default()
-        };
+        let mut row = ["", "damaged", "-", "-", "-", "no"].map(str::to_owned);
+        row[0] = name;
+        if File::open(&path).is_ok_and(|record| !unused(&record)) {
+            row[5] = "yes".to_owned();
+        }
         if let Some(record) = record {
-            row.created = record.created;
-            row.kind = match record.layers.as_slice() {
+            let kind = match record.layers.as_slice() {
                 [(_, kind)] if record.config.is_none() => kind.to_str().unwrap_or_default(),
                 _ => "oci",
             };
+            let (mut size, mut disk, mut shared) = (0, 0, 0);
             for digest in record.blobs() {
                 let Ok(status) = blobs.join(blob(&digest)).metadata() else {
                     continue;
                 };
                 let layers = record.layers.iter().filter(|layer| layer.0 == digest);
-                row.size += status.len() * layers.count() as u64;
-                let disk = status.blocks() * 512;
-                row.disk += disk;
+                size += status.len() * layers.count() as u64;
+                disk += status.blocks() * 512;
                 if all.iter().filter(|other| **other == digest).count() > 1 {
-                    row.shared += disk;
+                    shared += status.blocks() * 512;
                 }
+            }
+            (row[1], row[2], row[3]) = (kind.to_owned(), bytes(size), bytes(disk));
+            row[4] = date(record.created);
+            if shared > 0 {
+                row[3].extend([", ", &bytes(shared), " shared"]);
             }
         }
         rows.push(row);
@@ -328,31 +315,18 @@ pub fn list(store: &Path) -> Result<Vec<Row>> {
 }
 
 /// The rows as `mini images` prints them.
-pub fn table(rows: &[Row]) -> String {
+pub fn table(mut rows: Vec<Row>) -> String {
     let heads = ["NAME", "KIND", "SIZE", "DISK USED", "CREATED", "IN USE"];
-    let mut lines = vec![heads.map(str::to_owned)];
-    for row in rows {
-        let dash = || "-".to_owned();
-        let (mut size, mut disk, mut created) = (dash(), dash(), dash());
-        if row.kind != "damaged" {
-            (size, disk, created) = (bytes(row.size), bytes(row.disk), date(row.created));
-        }
-        if row.shared > 0 {
-            disk.extend([", ", &bytes(row.shared), " shared"]);
-        }
-        let in_use = if row.in_use { "yes" } else { "no" };
-        let (name, kind) = (row.name.clone(), row.kind.to_owned());
-        lines.push([name, kind, size, disk, created, in_use.to_owned()]);
-    }
+    rows.insert(0, heads.map(str::to_owned));
     let mut widths = [0; 6];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.len().max(*width);
         }
     }
     let mut text = String::new();
-    for line in &lines {
-        for (cell, width) in line.iter().zip(widths) {
+    for row in &rows {
+        for (cell, width) in row.iter().zip(widths) {
             text.push_str(cell);
             for _ in cell.len()..width + 2 {
                 text.push(' ');
@@ -623,17 +597,17 @@ mod tests {
         // Nothing is collected until its blobs are open.
         collect(&store).unwrap();
         assert_eq!(names(&store.join("blobs")).len(), 4);
-        held.opened();
+        held.opening = None;
         collect(&store).unwrap();
         assert_eq!(names(&store.join("blobs")).len(), 3);
         write(store.join("images/c"), record().text()).unwrap();
         let rows = list(&store).unwrap();
         assert_eq!(
-            (rows[0].size, rows[0].kind, rows[0].in_use, rows[1].in_use),
-            (10000, "oci", true, false)
+            [&rows[0][2], &rows[0][1], &rows[0][5], &rows[1][5]],
+            ["10 kB", "oci", "yes", "no"]
         );
         assert_eq!(
-            table(&rows),
+            table(rows),
             "NAME   KIND  SIZE   DISK USED            CREATED           IN USE\n\
              a/b:1  oci   10 kB  20 kB, 20 kB shared  2026-11-22 10:31  yes\n\
              c      oci   10 kB  20 kB, 20 kB shared  2026-11-22 10:31  no\n"
@@ -666,7 +640,7 @@ mod tests {
         collect(&store).unwrap();
         assert_eq!(names(&store.join("blobs")).len(), 4);
         assert!(
-            table(&list(&store).unwrap())
+            table(list(&store).unwrap())
                 .contains("\nbad    damaged  -      -          -                 no\n")
         );
         let error = resolve(&store, "bad").err().unwrap().to_string();

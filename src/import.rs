@@ -22,7 +22,7 @@ use sha2::Digest;
 use crate::error::{Error, Result, error, quote};
 use crate::image::reader::Whiteouts;
 use crate::image::write::{Sink, Writer};
-use crate::image::{Config, Image, Layer, Section, Sha256, Tar, changes, index, oci};
+use crate::image::{Config, Image, Layer, Section, Sha256, changes, index, oci};
 use crate::images::{KINDS, Record, blob, digest, directories, file_name};
 use crate::layers::{self, Layers, section};
 use crate::progress::Progress;
@@ -44,6 +44,7 @@ pub type Written<'w> = &'w mut dyn FnMut(Sink<'_>) -> Result<()>;
 /// An image that is being made. As long as it lives no blob is garbage.
 pub struct Draft<'a> {
     layers: &'a Layers<'a>,
+    source: &'a [u8],
     images: PathBuf,
     blobs: PathBuf,
     record: Record,
@@ -53,10 +54,11 @@ pub struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     /// One that is made from what is called `source`.
-    pub fn new(layers: &'a Layers<'a>, source: &[u8]) -> Result<Draft<'a>> {
+    pub fn new(layers: &'a Layers<'a>, source: &'a [u8]) -> Result<Draft<'a>> {
         let [images, blobs] = directories(layers.store)?;
         Ok(Draft {
             layers,
+            source,
             record: Record::default(),
             progress: Progress::new(source, 0, layers.quiet, layers.interrupts),
             _guard: lock(&images, FlockOperation::LockShared)?,
@@ -66,35 +68,63 @@ impl<'a> Draft<'a> {
     }
 
     /// Adds all layers of an image, checks them, and takes its configuration.
-    pub fn add(&mut self, image: &Image, source: &[u8]) -> Result<()> {
+    pub fn add(&mut self, image: &Image) -> Result<()> {
         // What is to be read, as far as that is known, takes as much room at least.
         for layer in &image.layers {
             self.progress.total += match layer {
-                Layer::Tar(tar) if self.known_tar(tar).is_none() => {
-                    tar.size.unwrap_or_else(|| size(&tar.path))
-                }
-                Layer::Filesystem { path, .. } if self.known(path).is_none() => size(path),
-                _ => 0,
+                _ if self.known(layer).is_some() => 0,
+                Layer::Tar(tar) => tar.size.unwrap_or_else(|| size(&tar.path)),
+                Layer::Filesystem { path, .. } => size(path),
+                Layer::Directory(_) => 0,
             };
         }
         let store = self.layers.store;
         layers::room(self.progress.total, layers::free(store)?, store)
-            .map_err(|why| error!("import({}): {why}", quote(source)))?;
+            .map_err(|why| error!("import({}): {why}", quote(self.source)))?;
         for layer in &image.layers {
             self.layer(layer)?;
         }
         if layered(image) || image.config != Config::default() {
             self.config(&image.config)?;
         }
-        self.check(image, source)
+        self.check(image)
     }
 
     /// Adds a layer above those there are.
     pub fn layer(&mut self, layer: &Layer) -> Result<()> {
-        let (digest, kind) = match layer {
-            Layer::Tar(tar) => (self.tar(tar)?, KINDS[0]),
-            Layer::Filesystem { path, fstype, .. } => (self.file_system(path)?, *fstype),
-            Layer::Directory(path) => (self.directory(path)?, KINDS[0]),
+        let digest = match (self.known(layer), layer) {
+            (Some(digest), _) => digest,
+            (None, Layer::Tar(tar)) => {
+                let new = NewFile::create(&self.blobs)?;
+                let archive = section(tar, layers::open(&tar.path)?)?;
+                let (layers, progress) = (self.layers, &mut self.progress);
+                let digest = layers.inflate(tar, archive, &new.file, &self.blobs, progress, true);
+                // Else it is an error of reading.
+                self.progress.check()?;
+                self.keep(new, digest?.unwrap_or_default())?
+            }
+            (None, Layer::Filesystem { path, .. }) => {
+                let mut source = section(&layers::tar(path), layers::open(path)?)?;
+                let mut buffer = vec![0; 1 << 16];
+                self.write(true, &mut |sink| {
+                    loop {
+                        match source.read(&mut buffer) {
+                            Ok(0) => return Ok(()),
+                            Ok(count) => sink(&buffer[..count])?,
+                            Err(error) => return Err(io("read", path, error)),
+                        }
+                    }
+                })?
+            }
+            (None, Layer::Directory(path)) => {
+                let root = layers::open(path)?;
+                let root = sys::borrow(root.as_raw_fd());
+                self.write(false, &mut |sink| write_tree(root, sink, false, false))?
+            }
+        };
+        let kind = match layer {
+            Layer::Filesystem { fstype, .. } => *fstype,
+            _ => KINDS[0],
         };
         self.record.layers.push((digest, kind));
         Ok(())
@@ -110,7 +140,7 @@ impl<'a> Draft<'a> {
     /// Zeros become holes where `holes` asks for it.
     fn write(&mut self, holes: bool, write: Written<'_>) -> Result<Sha256> {
         let new = NewFile::create(&self.blobs)?;
-        let (mut file, mut hash, mut size) = (new.file(), sha2::Sha256::new(), 0);
+        let (mut file, mut hash, mut size) = (&new.file, sha2::Sha256::new(), 0);
         let failed = |error| io("write", &self.blobs, error);
         write(&mut |bytes| {
             hash.update(bytes);
@@ -174,8 +204,8 @@ impl<'a> Draft<'a> {
         sync(&self.blobs)?;
         sync(self.layers.store)?;
         let new = NewFile::create(&self.images)?;
-        (new.file().write_all(self.record.text().as_bytes()))
-            .map_err(|error| io("write", new.path(), error))?;
+        ((&new.file).write_all(self.record.text().as_bytes()))
+            .map_err(|error| io("write", &new.path, error))?;
         let _change = lock(&self.blobs, FlockOperation::LockExclusive)?;
         new.publish(file_name(name).as_bytes(), true)
     }
@@ -195,61 +225,27 @@ impl<'a> Draft<'a> {
         section(&layers::tar(&path), layers::open(&path)?)
     }
 
-    /// The digest of a file, if it is a blob of this store already.
-    fn known(&self, path: &Path) -> Option<Sha256> {
-        digest(path.strip_prefix(&self.blobs).ok()?.to_str()?)
-    }
-
-    fn known_tar(&self, tar: &Tar) -> Option<Sha256> {
-        let whole = (tar.offset, tar.size, tar.compression) == (0, None, None);
+    /// The digest of a layer, if it is a blob of this store already.
+    fn known(&self, layer: &Layer) -> Option<Sha256> {
         let there = |digest: &Sha256| self.blobs.join(blob(digest)).exists();
-        let known = self.known(&tar.path).filter(|_| whole);
-        known.or_else(|| tar.diff_id.filter(there))
-    }
-
-    fn tar(&mut self, tar: &Tar) -> Result<Sha256> {
-        if let Some(digest) = self.known_tar(tar) {
-            return Ok(digest);
-        }
-        let new = NewFile::create(&self.blobs)?;
-        let archive = section(tar, layers::open(&tar.path)?)?;
-        let progress = &mut self.progress;
-        let digest = (self.layers).inflate(tar, archive, new.file(), &self.blobs, progress, true);
-        // Else it is an error of reading.
-        self.progress.check()?;
-        self.keep(new, digest?.unwrap_or_default())
-    }
-
-    fn file_system(&mut self, path: &Path) -> Result<Sha256> {
-        if let Some(digest) = self.known(path) {
-            return Ok(digest);
-        }
-        let mut source = section(&layers::tar(path), layers::open(path)?)?;
-        let mut buffer = vec![0; 1 << 16];
-        self.write(true, &mut |sink| {
-            loop {
-                let count = (source.read(&mut buffer)).map_err(|error| io("read", path, error))?;
-                if count == 0 {
-                    return Ok(());
-                }
-                sink(&buffer[..count])?;
+        let own = |path: &Path| digest(path.strip_prefix(&self.blobs).ok()?.to_str()?);
+        match layer {
+            Layer::Tar(tar) => {
+                let whole = (tar.offset, tar.size, tar.compression) == (0, None, None);
+                let own = own(&tar.path).filter(|_| whole);
+                own.or(tar.diff_id.filter(there))
             }
-        })
-    }
-
-    fn directory(&mut self, path: &Path) -> Result<Sha256> {
-        let root = layers::open(path)?;
-        self.write(false, &mut |sink| {
-            write_tree(sys::borrow(root.as_raw_fd()), sink, false, false)
-        })
+            Layer::Filesystem { path, .. } => own(path),
+            Layer::Directory(_) => None,
+        }
     }
 
     /// Goes through all tars, as the first start will.
-    fn check(&self, image: &Image, source: &[u8]) -> Result<()> {
+    fn check(&self, image: &Image) -> Result<()> {
         let mut tars = Vec::new();
         for (digest, kind) in &self.record.layers {
             if *kind == KINDS[0] {
-                tars.push((source.to_vec(), self.blob(digest)?));
+                tars.push((self.source.to_vec(), self.blob(digest)?));
             }
         }
         let whiteouts = match layered(image) {
@@ -258,7 +254,7 @@ impl<'a> Draft<'a> {
         };
         let scratch = NewFile::create(&self.blobs)?;
         // One that cannot be indexed is unpacked when it is used.
-        index::index(&tars, whiteouts, scratch.file()).map(drop)
+        index::index(&tars, whiteouts, &scratch.file).map(drop)
     }
 }
 
@@ -295,6 +291,7 @@ fn size(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Tar;
     use crate::image::archive::{self, Opened, Wanted};
     use crate::image::write::file;
     use crate::images::{list, resolve};
@@ -339,7 +336,7 @@ mod tests {
     fn name(store: &Path, image: &Image, name: &str) -> Result<()> {
         let layers = layers(store, 0);
         let mut draft = Draft::new(&layers, b"source")?;
-        draft.add(image, b"source")?;
+        draft.add(image)?;
         draft.publish(name)
     }
 
@@ -351,9 +348,7 @@ mod tests {
             panic!("no image");
         };
         let mut draft = Draft::new(layers, b"source")?;
-        let made = draft
-            .add(&image, b"source")
-            .and_then(|()| draft.publish("x"));
+        let made = draft.add(&image).and_then(|()| draft.publish("x"));
         let done = draft.progress.done;
         drop(draft);
         crate::images::collect(layers.store)?;
@@ -373,7 +368,7 @@ mod tests {
         drop(held);
         assert_eq!(names(&store.join("blobs")).len(), 2);
         let rows = list(&store).unwrap();
-        let kinds: Vec<_> = rows.iter().map(|row| (&*row.name, row.kind)).collect();
+        let kinds: Vec<_> = rows.iter().map(|row| (&*row[0], &*row[1])).collect();
         assert_eq!(kinds, [("two", "oci"), ("x", "tar"), ("y/z", "tar")]);
         let two = resolve(&store, "two").unwrap().unwrap().0;
         assert_eq!((two.layers.len(), two.config.user), (2, b"me".to_vec()));
@@ -426,8 +421,8 @@ mod tests {
         std::os::unix::fs::FileExt::write_at(&file, b"middle", 50_000_000).unwrap();
         import_with(&layers(&store, u64::MAX), &path).unwrap();
         let rows = list(&store).unwrap();
-        assert_eq!((rows[0].kind, rows[0].size), ("ext4", 100_000_000));
-        assert!(rows[0].disk < 1_000_000);
+        assert_eq!([&rows[0][1], &rows[0][2]], ["ext4", "100 MB"]);
+        assert!(rows[0][3].ends_with(" kB"), "{rows:?}");
         let blob = store.join("blobs").join(&names(&store.join("blobs"))[0]);
         assert!(metadata(&blob).unwrap().blocks() > 0);
         assert!(std::fs::read(&blob).unwrap() == std::fs::read(&path).unwrap());

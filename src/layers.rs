@@ -82,13 +82,6 @@ pub struct Held {
     pub opening: Option<OwnedFd>,
 }
 
-impl Held {
-    /// All of the image has been opened or mounted: garbage may be collected again.
-    pub fn opened(&mut self) {
-        self.opening = None;
-    }
-}
-
 /// What the work needs to know.
 pub struct Layers<'a> {
     pub store: &'a Path,
@@ -154,7 +147,7 @@ impl<'a> Layers<'a> {
     fn spool(&self) -> Result<File> {
         let directory = cache::directory(self.store)?;
         let spooled = NewFile::create(&directory)?;
-        let mut file = spooled.file();
+        let mut file = &spooled.file;
         let tar = tar(Path::new(STDIN));
         let source = section(&tar, open(&tar.path)?)?;
         let mut progress = self.progress(&tar, &source);
@@ -286,8 +279,14 @@ impl<'a> Layers<'a> {
         mount::share(key, number as u32, |_, at| mount(at))
     }
 
-    /// Opens what is needed to unpack the archives below `to`: a process with other ids may do so, but not open it.
-    pub fn unpacking(&self, stack: &Stack, to: &Path, in_userns: bool) -> Result<Unpacking<'_>> {
+    /// Opens what is needed to unpack the archives below `to`: a process with other ids may do so, but not open it. What is
+    /// returned does so, and returns a line about it.
+    pub fn unpacking(
+        &self,
+        stack: &Stack,
+        to: &Path,
+        in_userns: bool,
+    ) -> Result<impl FnOnce() -> Result<String>> {
         let target = to.as_os_str().as_bytes();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, target, flags, Mode::empty())
@@ -308,13 +307,30 @@ impl<'a> Layers<'a> {
                 (options.limit, options.limit_name) = (given, "the --image-limit".to_owned());
             }
             fits(&section, free, to)?;
-            sources.push((section, tar.clone()));
+            sources.push((section, tar));
         }
-        Ok(Unpacking {
-            layers: self,
-            root,
-            sources,
-            options,
+        Ok(move || {
+            let mut unpacker = unpack::Unpacker::new(root.as_fd(), &options)?;
+            for (section, tar) in sources {
+                let name = tar.path.as_os_str().as_bytes();
+                let progress = &mut self.progress(tar, &section);
+                let mut source = Source { section, progress };
+                #[cfg(feature = "images")]
+                digest::checked(&mut source, name, self.digests(tar), |source| {
+                    unpacker.layer(source, name)
+                })?;
+                #[cfg(not(feature = "images"))]
+                unpacker.layer(&mut source, name)?;
+            }
+            let report = unpacker.finish()?;
+            Ok(format!(
+                "{} members, {} bytes; not possible here: {} devices, {} owners, {} attributes",
+                report.members,
+                report.bytes,
+                report.skipped_devices,
+                report.skipped_owners,
+                report.skipped_xattrs
+            ))
         })
     }
 
@@ -328,8 +344,8 @@ impl<'a> Layers<'a> {
         let directory = cache::directory(self.store)?;
         let Some(name) = name else {
             let new = NewFile::create(&directory)?;
-            fill(new.file())?;
-            return Ok((dup(new.file())?, new.path().to_owned()));
+            fill(&new.file)?;
+            return Ok((dup(&new.file)?, new.path.clone()));
         };
         let interrupted = || (self.interrupts).is_some_and(|signals| !wait_for(signals, None));
         let file = cache::make(self.store, &name, &interrupted, fill)?;
@@ -417,41 +433,6 @@ impl<'a> Layers<'a> {
     }
 }
 
-/// Archives about to be unpacked.
-pub struct Unpacking<'a> {
-    layers: &'a Layers<'a>,
-    root: OwnedFd,
-    sources: Vec<(Section, Tar)>,
-    options: unpack::Options,
-}
-
-impl Unpacking<'_> {
-    /// Unpacks them; returns a line about it.
-    pub fn run(self) -> Result<String> {
-        let mut unpacker = unpack::Unpacker::new(self.root.as_fd(), &self.options)?;
-        for (section, tar) in self.sources {
-            let name = tar.path.as_os_str().as_bytes();
-            let progress = &mut self.layers.progress(&tar, &section);
-            let mut source = Source { section, progress };
-            #[cfg(feature = "images")]
-            digest::checked(&mut source, name, self.layers.digests(&tar), |source| {
-                unpacker.layer(source, name)
-            })?;
-            #[cfg(not(feature = "images"))]
-            unpacker.layer(&mut source, name)?;
-        }
-        let report = unpacker.finish()?;
-        Ok(format!(
-            "{} members, {} bytes; not possible here: {} devices, {} owners, {} attributes",
-            report.members,
-            report.bytes,
-            report.skipped_devices,
-            report.skipped_owners,
-            report.skipped_xattrs
-        ))
-    }
-}
-
 /// An archive as it is read: it counts for the progress bar, and fails once a signal has come, so that Ctrl-C ends the
 /// reading of a large or slow one.
 struct Source<'p, 'a> {
@@ -517,14 +498,12 @@ fn copy(section: &Section) -> Result<Section> {
     Ok(Section { file, ..*section })
 }
 
+/// A plain tar.
 pub fn tar(path: &Path) -> Tar {
+    let path = path.to_owned();
     Tar {
-        path: path.to_owned(),
-        offset: 0,
-        size: None,
-        compression: None,
-        digest: None,
-        diff_id: None,
+        path,
+        ..Tar::default()
     }
 }
 

@@ -364,7 +364,7 @@ impl Supervisor<'_> {
             error.hint(namespace_hint(errno, flags, self.host))
         })?;
         self.child = Some(pid);
-        self.held.opened();
+        self.held.opening = None;
         // What only the container needs is closed here, so that end of file means what it should.
         self.context.control = None;
         Ok(())
@@ -386,11 +386,11 @@ impl Supervisor<'_> {
         let layers = self.layers();
         let unpacking = layers.unpacking(stack, to, in_userns)?;
         let report = match base {
-            0 => unpacking.run()?,
+            0 => unpacking()?,
             _ => {
                 own(to.as_os_str().as_bytes(), base)?;
                 let mut unpacking = Some(unpacking);
-                let mut run = || unpacking.take().map_or(Ok(String::new()), |it| it.run());
+                let mut run = || unpacking.take().map_or(Ok(String::new()), |it| it());
                 userns::inside(base, &self.signals.ending, &mut run)?
             }
         };

@@ -36,8 +36,9 @@ pub const NEW: &str = ".new-";
 
 /// A file that is being made: locked, and removed when dropped unless it was published.
 pub struct NewFile {
-    path: PathBuf,
-    file: File,
+    pub path: PathBuf,
+    /// Open for reading and writing.
+    pub file: File,
 }
 
 impl NewFile {
@@ -79,15 +80,6 @@ impl NewFile {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(linked(&file, &path).then_some(NewFile { path, file }))
-    }
-
-    /// The file, open for reading and writing; empty if [`NewFile::create`] made it.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Gives it its name in the same directory, in place of what has it. If `durable`, it is on the disk before the name
@@ -350,7 +342,7 @@ mod tests {
             NewFile::create(&top).unwrap(),
             NewFile::create(&top).unwrap(),
         );
-        std::io::Write::write_all(&mut one.file(), b"one").unwrap();
+        std::io::Write::write_all(&mut &one.file, b"one").unwrap();
         write(top.join(".new-1-dead"), "x").unwrap();
         for dry in [true, false] {
             let mut removal = Removal {

@@ -68,7 +68,7 @@ pub enum Layer {
 }
 
 /// A tar archive: a file, or a part of one, as in an archive of layers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tar {
     /// `-` is standard input.
     pub path: PathBuf,
