@@ -56,29 +56,29 @@ pub fn write(directory: &Path, spec: &Spec, host: &Host, userxattr: bool) -> Res
             text.push(if *byte == b'\n' { 0 } else { *byte });
         }
     };
-    if let Some(name) = &spec.name {
-        line("name", name.as_bytes());
+    for (key, value) in [("name", &spec.name), ("platform", &spec.platform)] {
+        if let Some(value) = value {
+            line(key, value.as_bytes());
+        }
     }
+    let mut file = |key: &str, path: &Path| {
+        line(key, path.as_os_str().as_bytes());
+        line("identity", identity(&host.store, path).as_bytes());
+    };
     if let Rootfs::Path(path) = &spec.rootfs {
         let named = images::record(&host.store, path).is_some();
-        line(
-            if named { "image" } else { "rootfs" },
-            path.as_os_str().as_bytes(),
-        );
-        line("identity", identity(&host.store, path).as_bytes());
+        file(if named { "image" } else { "rootfs" }, path);
     }
     for layer in &spec.layers {
-        line("layer", layer.as_os_str().as_bytes());
-        line("identity", identity(&host.store, layer).as_bytes());
+        file("layer", layer);
     }
-    if let Some(platform) = &spec.platform {
-        line("platform", platform.as_bytes());
-    }
-    if userxattr {
-        line("userxattr", b"yes");
-    }
-    if spec.userns == Userns::KeepId {
-        line("keep-id", b"yes");
+    for (key, set) in [
+        ("userxattr", userxattr),
+        ("keep-id", spec.userns == Userns::KeepId),
+    ] {
+        if set {
+            line(key, b"yes");
+        }
     }
     text.push(b'\n');
     let path = directory.join("record");

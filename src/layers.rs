@@ -93,10 +93,7 @@ pub struct Layers<'a> {
 }
 
 /// What came of an index: how it was mounted, or why it cannot be; for --trace.
-pub enum Brought {
-    Mounted(String),
-    Not(String),
-}
+pub type Brought = std::result::Result<String, String>;
 
 impl<'a> Layers<'a> {
     pub fn new(spec: &Spec, host: &'a Host, interrupts: Option<&'a OwnedFd>) -> Layers<'a> {
@@ -177,7 +174,7 @@ impl<'a> Layers<'a> {
         for tar in &stack.tars {
             if std::fs::metadata(&tar.path).is_ok_and(|status| !status.is_file()) {
                 let path = show(&tar.path);
-                return Ok(Brought::Not(format!("{path}: not a regular file")));
+                return Ok(Err(format!("{path}: not a regular file")));
             }
         }
         // With the names that errors have for them; and those in the cache.
@@ -224,10 +221,10 @@ impl<'a> Layers<'a> {
         })?;
         let size = file.metadata().map_or(0, |status| status.len());
         let made = match made {
-            Some(Err(why)) => return Ok(Brought::Not(why.to_string())),
+            Some(Err(why)) => return Ok(Err(why.to_string())),
             None if size == 0 => {
                 let why = "it was tried before, and cannot be indexed";
-                return Ok(Brought::Not(why.to_owned()));
+                return Ok(Err(why.to_owned()));
             }
             Some(Ok(made)) => format!(
                 "{} members, {} nodes, index of {} bytes made",
@@ -252,8 +249,8 @@ impl<'a> Layers<'a> {
             cache::hold(path);
         }
         Ok(match how {
-            Err(why) => Brought::Not(why.to_string()),
-            Ok(how) => Brought::Mounted(format!("{}: {made}, {how}", show(first))),
+            Err(why) => Err(why.to_string()),
+            Ok(how) => Ok(format!("{}: {made}, {how}", show(first))),
         })
     }
 
@@ -306,7 +303,7 @@ impl<'a> Layers<'a> {
             {
                 (options.limit, options.limit_name) = (given, "the --image-limit".to_owned());
             }
-            fits(&section, free, to)?;
+            room(section.left, free, to)?;
             sources.push((section, tar));
         }
         Ok(move || {
@@ -383,7 +380,7 @@ impl<'a> Layers<'a> {
     ) -> Result<Option<Sha256>> {
         let name = tar.path.as_os_str().as_bytes();
         let free = free(directory)?;
-        fits(&section, free, directory)?;
+        room(section.left, free, directory)?;
         let mut source = Source { section, progress };
         let limit = self.limit.unwrap_or(free / 2);
         let to = (to, directory.as_os_str().as_bytes());
@@ -555,17 +552,9 @@ fn available_memory() -> u64 {
     number.saturating_mul(1024)
 }
 
-/// An error if an archive has more bytes than are free.
-fn fits(section: &Section, free: u64, directory: &Path) -> Result<()> {
-    match section.left {
-        ALL => Ok(()),
-        needed => room(needed, free, directory),
-    }
-}
-
-/// An error if more is needed than is free in a directory.
+/// An error if more is needed than is free in a directory, as far as that is known.
 pub fn room(needed: u64, free: u64, directory: &Path) -> Result<()> {
-    if needed <= free {
+    if needed <= free || needed == ALL {
         return Ok(());
     }
     let directory = show(directory);

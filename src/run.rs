@@ -32,7 +32,7 @@ use crate::explain::{namespace_hint, step_error};
 use crate::host::{Host, probe};
 #[cfg(feature = "images")]
 use crate::kept;
-use crate::layers::{self, Brought, Held, Layers};
+use crate::layers::{self, Held, Layers};
 use crate::plan::{Plan, RANGE, Stack, Task, Users, bind, leak, plan};
 use crate::protection;
 use crate::seal;
@@ -400,11 +400,11 @@ impl Supervisor<'_> {
 
     fn index(&mut self, stack: &Stack, number: usize, to: Option<&Path>) -> Result<()> {
         let why = match self.layers().index(stack, number)? {
-            Brought::Mounted(text) => {
+            Ok(text) => {
                 self.remark(&text);
                 return Ok(());
             }
-            Brought::Not(why) => why,
+            Err(why) => why,
         };
         let Some(to) = to else {
             return Err(error!("--store index: {why}"));
