@@ -245,9 +245,9 @@ fn supervisor() {
     let (Some(key), Some(fstype)) = (job.next(), job.next()) else {
         return;
     };
-    let child = sys::clone(0, &mut || {
+    let child = sys::clone(0, || {
         println!("@{}", std::process::id());
-        supervise(key, fstype, job.clone());
+        supervise(key, fstype, job);
         0
     });
     let status = rustix::process::waitpid(child.ok(), rustix::process::WaitOptions::empty());
