@@ -19,7 +19,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::{RecvFlags, recv};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    DumpableBehavior, Pid, chdir, getpgrp, getpid, ioctl_tiocsctty, pivot_root,
+    DumpableBehavior, Pid, chdir, chroot, getpgrp, getpid, ioctl_tiocsctty, pivot_root,
     set_child_subreaper, set_dumpable_behavior, setpgid, setsid, umask,
 };
 use rustix::pty::unlockpt;
@@ -57,9 +57,9 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(control: OwnedFd, environment: Environment, trace: bool) -> Context {
+    pub fn new(control: Option<OwnedFd>, environment: Environment, trace: bool) -> Context {
         Context {
-            control: Some(control),
+            control,
             stdio: [None, None, None],
             root: None,
             terminal: None,
@@ -296,6 +296,7 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
         Step::ReadOnly(path) => mask::read_only(inside?, path),
         Step::Sysctl(path, value, optional) => mask::sysctl(inside?, path, value, *optional),
         Step::Chdir(path) => chdir(*path),
+        Step::Chroot => chroot(c"."),
         Step::PivotRoot => pivot_root(c".", c"."),
         Step::DetachOldRoot => unmount(c".", UnmountFlags::DETACH),
         Step::Sethostname(name) => rustix::system::sethostname(name.to_bytes()),

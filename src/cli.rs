@@ -6,7 +6,6 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-#[cfg(feature = "images")]
 use std::path::PathBuf;
 
 use argh::FromArgs;
@@ -19,7 +18,7 @@ use crate::image::Config;
 use crate::seccomp::Seccomp;
 #[cfg(feature = "images")]
 use crate::spec::Rootfs;
-use crate::spec::{self, Spec, Store, Upper, Userns};
+use crate::spec::{self, Restart, Spec, Store, Upper, Userns};
 
 /// What to do, with everything in it validated.
 pub enum Action {
@@ -27,8 +26,10 @@ pub enum Action {
         spec: Box<Spec>,
         mode: Mode,
     },
-    /// The reaper on its own, for this command.
+    /// The reaper on its own, for this command; the machine's PID 1, which needs none.
     Init(Vec<Vec<u8>>),
+    /// Every line of a boot file.
+    Up(PathBuf),
     #[cfg(feature = "images")]
     Images(Images),
     /// Text for standard output: help or version.
@@ -108,7 +109,8 @@ struct Mini {
 #[argh(subcommand)]
 enum Command {
     Run(Run),
-    Init(Init),
+    Init(#[allow(dead_code)] Init),
+    Up(#[allow(dead_code)] Up),
     #[cfg(feature = "images")]
     Import(ImportCommand),
     #[cfg(feature = "images")]
@@ -193,6 +195,12 @@ struct Run {
     /// signal the command gets when mini gets SIGTERM (default: the image's, else TERM)
     #[argh(option)]
     stop_signal: Option<String>,
+    /// in a boot file: no (default), always or on-failure[:N], what happens when the container has ended
+    #[argh(option)]
+    restart: Option<String>,
+    /// in a boot file: seconds from the stop signal until the container is killed (default: 10)
+    #[argh(option)]
+    stop_timeout: Option<String>,
     /// run mini's init as PID 1, which reaps and forwards signals (default)
     #[argh(switch)]
     init: bool,
@@ -291,7 +299,9 @@ struct Run {
 }
 
 /// Runs a command below the PID 1 that containers get: it reaps orphans, forwards signals and exits with the
-/// command's status. As PID 1 of another container, or anywhere else as a child subreaper.
+/// command's status. As PID 1 of another container, or anywhere else as a child subreaper. As PID 1 of the machine it
+/// mounts /proc, /sys, /dev and so on first, and without a command runs what the kernel's command line (mini.image,
+/// mini.boot) or /etc/mini.boot says; when that has ended the machine is powered off (mini.exit).
 #[derive(FromArgs)]
 #[argh(
     subcommand,
@@ -300,8 +310,24 @@ struct Run {
     example = "mini init -- /usr/sbin/httpd -f"
 )]
 struct Init {
+    #[allow(dead_code)]
     #[argh(positional, arg_name = "CMD")]
     command: Vec<String>,
+}
+
+/// Runs every line of a boot file as a container: a line is the arguments of mini run, words as in a shell, # begins a
+/// comment. Ctrl-C stops them, the last one first. The exit status is that of the first that failed.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "up",
+    help_triggers("-h", "--help"),
+    example = "mini up /etc/mini.boot"
+)]
+struct Up {
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "FILE")]
+    file: String,
 }
 
 /// Gives an image a name. What it consists of is copied into the store, each part once; the file is not needed any
@@ -581,6 +607,18 @@ fn utf8(argument: OsString) -> Result<String> {
 
 /// Parses the arguments behind `argv[0]`.
 pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
+    let action = parse_any(arguments)?;
+    if let Action::Run { spec, .. } = &action
+        && (spec.restart != Restart::No || spec.stop_timeout.is_some())
+    {
+        let error = Error::new("--restart and --stop-timeout: only in a boot file");
+        return Err(error.hint("see mini up --help"));
+    }
+    Ok(action)
+}
+
+/// Also what may only be in a boot file.
+fn parse_any(arguments: Vec<OsString>) -> Result<Action> {
     let mut arguments = arguments.into_iter();
     let command = utf8(arguments.next().unwrap_or_else(|| "--help".into()))?;
     if command == "--version" || command == "-V" {
@@ -615,12 +653,43 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
                 mode: run.mode(),
             })
         }
-        Command::Init(init) if init.command.is_empty() => Err(Error::new("init: no command given")),
+        Command::Up(_) => Ok(Action::Up(rest.remove(0).into())),
         Command::Init(_) => Ok(Action::Init(
             rest.into_iter().map(OsStringExt::into_vec).collect(),
         )),
         #[cfg(feature = "images")]
         other => images(other, rest).map(Action::Images),
+    }
+}
+
+/// A line of a boot file: what it asks for, and the arguments of the `mini run` that does all of it but restarting and
+/// stopping.
+pub fn line(words: Vec<OsString>) -> Result<(Spec, Vec<OsString>)> {
+    let Normalised { options, rest } = normalise(words, true)?;
+    let (mut arguments, mut own) = (Vec::new(), Vec::new());
+    let mut options = options.into_iter();
+    while let Some(option) = options.next() {
+        match option.as_str() {
+            "--restart" | "--stop-timeout" => own.extend([Some(option), options.next()]),
+            _ if SWITCHES.contains(&option.as_str()) => arguments.push(option.into()),
+            _ => arguments.extend(
+                [Some(option), options.next()]
+                    .into_iter()
+                    .flatten()
+                    .map(OsString::from),
+            ),
+        }
+    }
+    arguments.push("--".into());
+    arguments.extend(rest);
+    let own = own.into_iter().flatten().map(OsString::from);
+    let all = ["run".into()]
+        .into_iter()
+        .chain(own)
+        .chain(arguments.clone());
+    match parse_any(all.collect())? {
+        Action::Run { spec, .. } => Ok((*spec, arguments)),
+        _ => Err(Error::new("--help: not in a boot file")),
     }
 }
 
@@ -665,7 +734,9 @@ fn images(command: Command, mut rest: Vec<OsString>) -> Result<Images> {
         Command::Images(images) => Images::List {
             quiet: images.quiet,
         },
-        Command::Run(_) | Command::Init(_) => return Err(Error::new("not about images")),
+        Command::Run(_) | Command::Init(_) | Command::Up(_) => {
+            return Err(Error::new("not about images"));
+        }
     })
 }
 
@@ -674,7 +745,7 @@ fn usage(command: &str, output: &str) -> Error {
     let lines = output.lines().take_while(|line| !line.is_empty());
     let text: Vec<&str> = lines.map(str::trim_ascii).collect();
     let known = [
-        "run", "init", "import", "images", "rmi", "prune", "commit", "export",
+        "run", "init", "up", "import", "images", "rmi", "prune", "commit", "export",
     ];
     let help = known.iter().find(|known| **known == command);
     let help = help.map_or(String::new(), |known| format!("{known} "));
@@ -787,6 +858,8 @@ impl Run {
             stop_signal: given(&self.stop_signal, |text| {
                 spec::signal("--stop-signal", text)
             })?,
+            restart: given(&self.restart, spec::restart)?.unwrap_or(Restart::No),
+            stop_timeout: given(&self.stop_timeout, stop_timeout)?,
             init: !self.no_init,
             shared,
             time: self.time,
@@ -835,6 +908,11 @@ fn choice<'a>(option: &str, value: &'a Option<String>, known: &[&str]) -> Result
         }
         value => Ok(value),
     }
+}
+
+fn stop_timeout(text: &str) -> Result<u32> {
+    let seconds = text.parse();
+    seconds.map_err(|_| spec::invalid("--stop-timeout", text, "not a number of seconds"))
 }
 
 fn oom_score_adj(text: &str) -> Result<i32> {
@@ -964,7 +1042,9 @@ mod tests {
             "run --privileged=x x",
             "run --cap-add CHOWN --cap-drop cap_chown x",
             "run --net host --sysctl net.ipv4.ip_forward=1 x",
-            "init",
+            "up",
+            "run --restart always x",
+            "run --restart sometimes x",
         ] {
             if let Err(error) = parse(line.split(' ').map(Into::into).collect()) {
                 assert!(!error.to_string().contains('\n'), "{error}");

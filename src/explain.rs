@@ -90,7 +90,7 @@ fn step_hint(step: &Step, errno: Errno, host: &Host) -> &'static str {
             _ => "",
         },
         (Step::Unshare(flags), _) => namespace_hint(errno, *flags, host),
-        (Step::PivotRoot, Errno::INVAL) => "is the root the initial ramfs? not supported yet",
+        (Step::PivotRoot, Errno::INVAL) => "is the root not a mount point, as in a chroot?",
         (Step::Limit(_), Errno::PERM) => "--ulimit: raising a hard limit needs CAP_SYS_RESOURCE",
         (Step::Setuid | Step::Setgid | Step::Setgroups | Step::OwnTerminal, Errno::INVAL)
             if !host.privileged =>

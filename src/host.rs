@@ -44,6 +44,8 @@ pub struct Host {
     pub overlay: bool,
     /// POSIX message queues (CONFIG_POSIX_MQUEUE).
     pub mqueue: bool,
+    /// Whether the root may be the initial root file system, which pivot_root(2) does not take: it is in memory.
+    pub initial_root: bool,
     /// `mount_setattr(2)`, Linux 5.12.
     pub mount_setattr: bool,
     /// Filters of system calls (CONFIG_SECCOMP_FILTER).
@@ -164,6 +166,7 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         // A module is loaded by mounting.
         overlay: has("overlay") || module(&release, "overlayfs"),
         mqueue: has("mqueue"),
+        initial_root: rustix::fs::statfs(c"/").is_ok_and(|status| in_memory(status.f_type as u32)),
         mount_setattr,
         seccomp: sys::has_seccomp(),
         last_capability: last_capability(),
@@ -257,6 +260,11 @@ fn idmappable(path: &Path, version: (u32, u32)) -> bool {
         _ => return false,
     };
     version >= since
+}
+
+/// Whether a file system of this type is a tmpfs or a ramfs (linux/magic.h).
+pub fn in_memory(kind: u32) -> bool {
+    matches!(kind, 0x0102_1994 | 0x8584_58f6)
 }
 
 /// Whether a standard stream is /dev/null. One that is a directory would be a way out of the container.

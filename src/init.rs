@@ -69,7 +69,7 @@ pub fn reap(command: Pid, role: Role) -> i32 {
     let mut status = None;
     while status.is_none() {
         // EINTR (after SIGSTOP and SIGCONT): wait again. Nothing else can fail here.
-        let Ok(signal) = sys::wait_signal(FORWARDED) else {
+        let Ok(signal) = sys::wait_signal(FORWARDED, None) else {
             continue;
         };
         match signal as u32 {

@@ -24,7 +24,7 @@ use container::sys;
 
 use crate::cache;
 use crate::error::{Error, Result, error, path as show};
-use crate::host::Host;
+use crate::host::{Host, in_memory};
 use crate::image::archive::{self, Opened, Wanted};
 #[cfg(feature = "images")]
 use crate::image::digest;
@@ -536,11 +536,11 @@ pub fn free(directory: &Path) -> Result<u64> {
         0 => u64::MAX,
         _ => space.f_bavail.saturating_mul(space.f_frsize),
     };
-    let kind = statfs(name).map_err(|errno| Error::sys("statfs", name, errno))?;
-    match kind.f_type as u32 {
-        0x0102_1994 | 0x8584_58f6 => Ok(free.min(available_memory())), // tmpfs, ramfs: linux/magic.h
-        _ => Ok(free),
-    }
+    let status = statfs(name).map_err(|errno| Error::sys("statfs", name, errno))?;
+    Ok(match in_memory(status.f_type as u32) {
+        true => free.min(available_memory()),
+        false => free,
+    })
 }
 
 /// Bytes of memory that can be had without swapping (proc(5), MemAvailable, Linux 3.14).

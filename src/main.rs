@@ -12,9 +12,11 @@
 
 #![forbid(unsafe_code)]
 
+mod boot;
 mod cache;
 mod capability;
 mod cli;
+mod cmdline;
 #[cfg(feature = "images")]
 mod commit;
 mod error;
@@ -30,6 +32,7 @@ mod json;
 #[cfg(feature = "images")]
 mod kept;
 mod layers;
+mod machine;
 mod plan;
 mod progress;
 mod protection;
@@ -37,6 +40,7 @@ mod reaper;
 mod run;
 mod seal;
 mod seccomp;
+mod spawn;
 mod spec;
 mod store;
 mod terminal;
@@ -48,15 +52,21 @@ use std::process::ExitCode;
 use cli::Action;
 
 fn main() -> ExitCode {
-    let result =
-        cli::parse(std::env::args_os().skip(1).collect()).and_then(|action| match action {
-            Action::Run { spec, mode } => run::run(*spec, mode),
-            #[cfg(feature = "images")]
-            Action::Images(command) => commit::run(command),
-            Action::Init(command) => reaper::run(&command),
-            Action::Print(text) => (std::io::stdout().write_all(text.as_bytes()).map(|()| 0))
-                .map_err(|error| error::Error::io("write", "standard output", error)),
-        });
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let action = match machine::started_as_init() {
+        true => Ok(Action::Init(Vec::new())),
+        false => cli::parse(arguments),
+    };
+    let result = action.and_then(|action| match action {
+        Action::Run { spec, mode } => run::run(*spec, mode),
+        #[cfg(feature = "images")]
+        Action::Images(command) => commit::run(command),
+        Action::Init(command) if machine::is_pid_1() => machine::run(&command),
+        Action::Init(command) => reaper::run(&command),
+        Action::Up(file) => boot::up(&file),
+        Action::Print(text) => (std::io::stdout().write_all(text.as_bytes()).map(|()| 0))
+            .map_err(|error| error::Error::io("write", "standard output", error)),
+    });
     result.map(ExitCode::from).unwrap_or_else(|error| {
         error::say(&format!(
             "mini: {error}

@@ -10,18 +10,19 @@ use rustix::fs::OFlags;
 use rustix::process::{Pid, getpgrp, getpid, set_child_subreaper};
 use rustix::termios::tcgetpgrp;
 
-use container::child::{Context, Environment, container};
 use container::init::{self, Role};
-use container::report::{self, Received, Report};
 use container::step::Step;
 use container::sys;
 
-use crate::error::{Error, Result, error};
-use crate::explain::exec_error;
-use crate::plan::{environment, prepare};
+use crate::error::{Error, Result};
+use crate::plan::prepare;
+use crate::spawn::Launch;
 
 /// Runs `command` and returns the status to exit with.
 pub fn run(command: &[Vec<u8>]) -> Result<u8> {
+    if command.is_empty() {
+        return Err(Error::new("init: no command given"));
+    }
     // Ignored by the caller, it would not be sent, and children would not be waited for (wait(2)).
     sys::default_signal(linux_raw_sys::general::SIGCHLD);
     sys::set_signal_mask(init::FORWARDED & !sys::ignored(init::ENDING));
@@ -30,35 +31,12 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
             .map_err(|errno| Error::sys("prctl", "PR_SET_CHILD_SUBREAPER", errno))?;
     }
     // Not if mini is in the background: the terminal is somebody else's then.
-    let foreground = tcgetpgrp(sys::borrow(0)) == Ok(getpgrp());
-    let (control, theirs) =
-        report::channel().map_err(|errno| Error::sys("socketpair", "", errno))?;
-    // The caller's environment, and nothing else that steps could use.
-    let (words, home) = (environment(), None);
-    let mut context = Context::new(theirs, Environment { words, home }, false);
-    let path = std::env::var_os("PATH").unwrap_or_default().into_vec();
-    let command = prepare(command, &path);
-    let (role, own_group) = match foreground {
+    let (role, own_group) = match tcgetpgrp(sys::borrow(0)) == Ok(getpgrp()) {
         true => (Role::Foreground, Step::Foreground),
         false => (Role::Alone, Step::Setsid),
     };
-    let steps = [own_group, Step::ResetSignals(0), Step::Execve(command)];
-    let steps = Box::leak(Box::new(steps));
-    let pid = sys::clone(0, || container(steps, 0, &mut context))
-        .map_err(|errno| Error::sys("clone3", "", errno))?;
-    drop(context);
-    // Until the command has been executed there is something to wait for that is not a signal.
-    while let Some(Received { report, .. }) =
-        Report::receive(&control).map_err(|errno| Error::sys("recvmsg", "control", errno))?
-    {
-        if let Err(errno) = report.result {
-            return Err(match steps[usize::from(report.step)] {
-                Step::Execve(command) => exec_error(&command, errno, &report.detail),
-                step => error!("{step}: {}", crate::error::reason(errno)),
-            });
-        }
-    }
-    drop(control);
+    let path = std::env::var_os("PATH").unwrap_or_default().into_vec();
+    let pid = Launch::new(vec![own_group], prepare(command, &path), None).start()?;
     // Whoever reads the output sees its end when the command closes it.
     if let Ok(null) = sys::open(c"/dev/null", OFlags::RDWR) {
         let _ = sys::duplicate(&null, 1).and_then(|()| sys::duplicate(&null, 2));

@@ -167,7 +167,7 @@ impl<'a> Supervisor<'a> {
             trace,
             signals,
             control: Some(control),
-            context: Context::new(theirs, Environment { words, home }, trace),
+            context: Context::new(Some(theirs), Environment { words, home }, trace),
             directories: Vec::new(),
             child: None,
             ids: None,
@@ -621,7 +621,7 @@ impl Supervisor<'_> {
 }
 
 /// The status that stands for how a process ended.
-fn exit_status(status: WaitStatus) -> u8 {
+pub fn exit_status(status: WaitStatus) -> u8 {
     let signal = status.terminating_signal().map(|signal| 128 + signal);
     let status = status.exit_status().or(signal).unwrap_or(-1);
     u8::try_from(status).unwrap_or(crate::error::FAILED)

@@ -55,6 +55,10 @@ pub struct Spec {
     pub oom_score_adj: Option<i32>,
     /// Sent to the command when mini gets SIGTERM. `None`: SIGTERM.
     pub stop_signal: Option<i32>,
+    /// In a boot file: what happens when the container has ended, and how many seconds it has to end in when it is
+    /// stopped.
+    pub restart: Restart,
+    pub stop_timeout: Option<u32>,
     /// Whether mini's init is PID 1, or the command itself.
     pub init: bool,
     /// Namespaces (`CLONE_NEW*`) that the container shares with the host.
@@ -135,6 +139,15 @@ pub enum Upper {
     /// A tmpfs, of this many bytes or else the kernel's default, half of the memory.
     Tmpfs(Option<u64>),
     Disk,
+}
+
+/// What happens when a container of a boot file has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    No,
+    Always,
+    /// If its exit status is not 0, so many times at most.
+    OnFailure(Option<u32>),
 }
 
 /// The user namespace (user_namespaces(7)).
@@ -520,6 +533,19 @@ pub fn upper(text: &str) -> Result<Upper> {
         Some(("tmpfs", bytes)) => Ok(Upper::Tmpfs(Some(size("--upper", bytes)?))),
         _ => Err(invalid("--upper", text, "not tmpfs[:SIZE] or disk")),
     }
+}
+
+/// `no`, `always` or `on-failure[:N]`.
+pub fn restart(text: &str) -> Result<Restart> {
+    let most = |most: &str| most.parse().map(|most| Restart::OnFailure(Some(most))).ok();
+    let known = match text.split_once(':') {
+        None if text == "no" => Some(Restart::No),
+        None if text == "always" => Some(Restart::Always),
+        None if text == "on-failure" => Some(Restart::OnFailure(None)),
+        Some(("on-failure", number)) => most(number),
+        _ => None,
+    };
+    known.ok_or_else(|| invalid("--restart", text, "not no, always or on-failure[:N]"))
 }
 
 /// An absolute directory in the container.

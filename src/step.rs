@@ -114,6 +114,7 @@ pub enum Step {
     /// Writes to a file of the container's own /proc/sys; with `true` if that is possible.
     Sysctl(Text, &'static [u8], bool),
     Chdir(Text),
+    Chroot,
     PivotRoot,
     DetachOldRoot,
     Sethostname(Text),
@@ -193,6 +194,7 @@ impl Display for Step {
                 write!(f, "chown, chmod({}) as {}", Quoted(path), Quoted(model))
             }
             Step::DieWithSupervisor(9) => f.write_str("prctl(PR_SET_PDEATHSIG, SIGKILL)"),
+            Step::DieWithSupervisor(15) => f.write_str("prctl(PR_SET_PDEATHSIG, SIGTERM)"),
             // Not SIGKILL: the last real-time signal, as strace calls it.
             Step::DieWithSupervisor(_) => f.write_str("prctl(PR_SET_PDEATHSIG, SIGRT_32)"),
             Step::CheckSupervisor => f.write_str("poll({control}, POLLHUP)"),
@@ -226,6 +228,7 @@ impl Display for Step {
                 write!(f, "write(\"{{root}}/proc/sys/{path}\", \"{value}\"){condition}")
             }
             Step::Chdir(path) => write!(f, "chdir({})", Quoted(path)),
+            Step::Chroot => f.write_str("chroot(\".\")"),
             Step::PivotRoot => f.write_str("pivot_root(\".\", \".\")"),
             Step::DetachOldRoot => f.write_str("umount2(\".\", MNT_DETACH)"),
             Step::Sethostname(name) => write!(f, "sethostname({})", Quoted(name)),

@@ -330,11 +330,27 @@ pub fn set_signal_mask(set: SignalSet) {
     let _ = unsafe { call(raw::__NR_rt_sigprocmask, arguments) };
 }
 
-/// Waits for one of these blocked signals and returns its number: `rt_sigtimedwait(2)`.
-pub fn wait_signal(set: SignalSet) -> Result<i32> {
-    let arguments = [&raw const set as usize, 0, 0, SIGNAL_SET_SIZE, 0];
-    // SAFETY: `set` outlives the call; no siginfo and no timeout are asked for.
-    unsafe { call(raw::__NR_rt_sigtimedwait, arguments) }.map(|signal| signal as i32)
+/// Waits for one of these blocked signals and returns its number: `rt_sigtimedwait(2)`. EAGAIN after this many
+/// nanoseconds.
+pub fn wait_signal(set: SignalSet, nanoseconds: Option<u64>) -> Result<i32> {
+    #[cfg(target_pointer_width = "64")]
+    const CALL: u32 = raw::__NR_rt_sigtimedwait;
+    #[cfg(target_pointer_width = "32")]
+    const CALL: u32 = raw::__NR_rt_sigtimedwait_time64;
+    let timeout = nanoseconds.map(|nanoseconds| raw::__kernel_timespec {
+        tv_sec: (nanoseconds / 1_000_000_000) as _,
+        tv_nsec: (nanoseconds % 1_000_000_000) as _,
+    });
+    let timeout = (timeout.as_ref()).map_or(0, |timeout| core::ptr::from_ref(timeout) as usize);
+    let arguments = [&raw const set as usize, 0, timeout, SIGNAL_SET_SIZE, 0];
+    // SAFETY: `set` and what `timeout` points to outlive the call; no siginfo is asked for.
+    unsafe { call(CALL, arguments) }.map(|signal| signal as i32)
+}
+
+/// The process group of a process; 0 if that is in none that can be seen from here: `getpgid(2)`. rustix takes no 0.
+pub fn process_group(pid: i32) -> Result<i32> {
+    // SAFETY: a number only.
+    unsafe { call(raw::__NR_getpgid, [pid as usize, 0, 0, 0, 0]) }.map(|group| group as i32)
 }
 
 /// A descriptor that reports these blocked signals: `signalfd4(2)`, non-blocking, close-on-exec.

@@ -128,7 +128,7 @@ fn bytes(path: &Path) -> &[u8] {
 }
 
 /// The type mount(2) wants, from the magic number in the superblock.
-fn filesystem(start: &[u8]) -> Option<&'static CStr> {
+pub fn filesystem(start: &[u8]) -> Option<&'static CStr> {
     let at = |offset, magic: &[u8]| start.get(offset..).is_some_and(|s| s.starts_with(magic));
     match () {
         _ if at(0, b"hsqs") => Some(c"squashfs"),

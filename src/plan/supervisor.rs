@@ -35,6 +35,13 @@ impl Planner<'_> {
         // Slave, not private: when the host unmounts something it must go here too, or the device stays busy for
         // as long as the container lives. Nothing propagates from here to the host either way.
         self.task(change(Target::Path(c"/"), raw::MS_REC | raw::MS_SLAVE));
+        if host.initial_root {
+            // pivot_root(2) wants a root that is mounted on something, which the initial one is not: a copy of it, mounted
+            // over it, takes its place. What lies below is out of reach, also for "..", since nothing leads there.
+            self.task(bind(c"/", Target::Path(c"/"), raw::MS_REC));
+            self.task(Step::Chdir(c"/.."));
+            self.task(Step::Chroot);
+        }
         if let Some(cover) = &host.cover {
             let flags = raw::MS_NOSUID | raw::MS_NODEV;
             self.task(fresh(c"tmpfs", Target::Path(path(cover)), flags, ""));

@@ -30,6 +30,7 @@ fn machine() -> Host {
         namespaces: u32::MAX,
         overlay: true,
         mqueue: true,
+        initial_root: false,
         mount_setattr: true,
         version: (6, 12),
         run: "/run/mini".into(),
@@ -92,6 +93,15 @@ fn root_on_a_current_kernel() {
     let options = "run --name web -v /srv:/data/deep:ro -v /etc/passwd:/etc/passwd --tmpfs /data:size=1m \
                    --read-only --ulimit nofile=10:20 --oom-score-adj 5 -w /data -u www --upper disk rootfs.tar -- ls -l";
     golden("options", options, &machine());
+}
+
+#[test]
+fn root_in_an_initramfs() {
+    let host = Host {
+        initial_root: true,
+        ..machine()
+    };
+    golden("initramfs", "run rootfs.tar", &host);
 }
 
 #[test]

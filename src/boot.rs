@@ -1,0 +1,358 @@
+//! Boot files: a line per container, each the arguments of a `mini run`; run by `mini up FILE`, and by the machine's PID 1
+//! (`machine.rs`). Entries: [`read`], then [`run`]. rt_sigtimedwait(2), waitpid(2).
+//!
+//!     # words as in a shell: quotes, backslash, # begins a comment; nothing is expanded
+//!     --name web --restart always -v /data:/srv  /images/web.tar
+//!     --restart on-failure:3  /images/once.tar  -- sh -c 'prepare && check'
+//!
+//! Each line is a process, `mini run` itself, so a container has the same supervisor here as anywhere. This process only
+//! starts them, waits, and starts again; it learns everything from signals. `--restart` is done after 100 ms, then 200 ms,
+//! twice as long each time up to a minute; a container that ran for ten seconds begins anew with 100 ms.
+//!
+//! Stopping: the last line first, and the next one up when that has ended. A container gets its stop signal, and is killed
+//! if it has not ended within `--stop-timeout` seconds. A second request kills at once.
+//!
+//! Left out: waiting for one another. A line that needs another one's service fails until that is there, and restarts.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use linux_raw_sys::general as raw;
+use rustix::fd::OwnedFd;
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::{Pid, WaitOptions, wait};
+
+use container::init::ENDING;
+use container::step::{Command, Step};
+use container::sys::{self, SignalSet};
+
+use crate::cli;
+use crate::error::{Error, Result, error, path as show, say};
+use crate::plan::words;
+use crate::run::exit_status;
+use crate::spawn::Launch;
+use crate::spec::Restart;
+
+/// One container of a boot file.
+#[derive(Debug)]
+pub struct Line {
+    /// What messages call it.
+    pub name: String,
+    /// The arguments of `mini run`.
+    pub arguments: Vec<OsString>,
+    pub restart: Restart,
+    /// Seconds.
+    pub stop_timeout: u32,
+    /// Whether it asks for the terminal (`-i` or `-t`).
+    pub interactive: bool,
+}
+
+/// The lines of a file, or what is wrong with each.
+pub fn read(file: &Path) -> Result<Vec<Result<Line>>> {
+    let bytes = file.as_os_str().as_bytes();
+    let text = std::fs::read(file).map_err(|error| Error::io("open", bytes, error))?;
+    let parse = |(number, words): (usize, Result<_>)| {
+        let name = format!("{} line {number}", show(file));
+        words
+            .and_then(|words| line(name.clone(), words))
+            .map_err(|error| error!("{name}: {error}"))
+    };
+    Ok(split(&text).into_iter().map(parse).collect())
+}
+
+/// A line from its words.
+pub fn line(name: String, words: Vec<Vec<u8>>) -> Result<Line> {
+    let (spec, arguments) = cli::line(words.into_iter().map(OsString::from_vec).collect())?;
+    Ok(Line {
+        name,
+        arguments,
+        restart: spec.restart,
+        stop_timeout: spec.stop_timeout.unwrap_or(STOP_TIMEOUT),
+        interactive: spec.interactive || spec.tty,
+    })
+}
+
+/// The words of each line that has any, with its number, from 1; a backslash at its end joins a line with the next one.
+pub fn split(text: &[u8]) -> Vec<(usize, Result<Vec<Vec<u8>>>)> {
+    let (mut lines, mut number) = (Vec::new(), 1);
+    let mut bytes = text.iter().copied().peekable();
+    while bytes.peek().is_some() {
+        let first = number;
+        let (mut words, mut word, mut quote, mut wrong) = (Vec::new(), None, None, None);
+        loop {
+            let byte = bytes.next();
+            match (byte, quote) {
+                (None | Some(b'\n'), quote) => {
+                    number += 1;
+                    if quote.is_some() {
+                        wrong = Some("a quote is not closed");
+                    }
+                    break;
+                }
+                (Some(0), _) => wrong = Some("a zero byte"),
+                (Some(byte), Some(open)) if byte == open => quote = None,
+                (Some(b'\\'), None | Some(b'"')) => match bytes.next() {
+                    Some(b'\n') => number += 1,
+                    None => wrong = Some("nothing follows the backslash"),
+                    Some(byte) => {
+                        let word: &mut Vec<u8> = word.get_or_insert_default();
+                        if quote.is_some() && !b"\"\\$`".contains(&byte) {
+                            word.push(b'\\');
+                        }
+                        word.push(byte);
+                    }
+                },
+                (Some(byte @ (b'\'' | b'"')), None) => {
+                    quote = Some(byte);
+                    word.get_or_insert_default();
+                }
+                (Some(b' ' | b'\t' | b'\r'), None) => words.extend(word.take()),
+                (Some(b'#'), None) if word.is_none() => {
+                    while bytes.peek().is_some_and(|byte| *byte != b'\n') {
+                        bytes.next();
+                    }
+                }
+                (Some(byte), _) => word.get_or_insert_default().push(byte),
+            }
+        }
+        words.extend(word);
+        match wrong {
+            Some(wrong) => lines.push((first, Err(Error::new(wrong)))),
+            None if words.is_empty() => {}
+            None => lines.push((first, Ok(words))),
+        }
+    }
+    lines
+}
+
+/// Nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+const SHORTEST: u64 = SECOND / 10;
+const LONGEST: u64 = 60 * SECOND;
+/// Whoever runs for so long has started well.
+const WELL: u64 = 10 * SECOND;
+/// Seconds that a container has to end in, unless told otherwise.
+const STOP_TIMEOUT: u32 = 10;
+
+/// Something that is to run.
+pub struct Job {
+    name: String,
+    launch: Launch,
+    restart: Restart,
+    stop_timeout: u64,
+    state: State,
+    /// How long the next restart waits, and how many there were.
+    delay: u64,
+    restarts: u32,
+    /// The exit status it had last.
+    pub status: u8,
+}
+
+/// Times are of CLOCK_MONOTONIC, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It is started at this time.
+    Waiting(u64),
+    /// Since when; once it was told to stop, also when it is killed.
+    Running(Pid, u64, Option<u64>),
+    Ended,
+}
+
+/// Jobs for the lines. `console` makes the steps, and gives the terminal, with which one of them has the caller's
+/// terminal: a line alone, or else the first with -i or -t. Standard input of the others is /dev/null.
+pub fn jobs(lines: Vec<Line>, console: impl Fn() -> (Vec<Step>, Option<OwnedFd>)) -> Vec<Job> {
+    let alone = lines.len() == 1;
+    let interactive = lines.iter().position(|line| alone || line.interactive);
+    let job = |(index, line): (usize, Line)| {
+        let mut arguments = vec![b"mini".to_vec(), b"run".to_vec()];
+        arguments.extend(line.arguments.into_iter().map(OsStringExt::into_vec));
+        let command = Command {
+            name: c"mini",
+            candidates: &[c"/proc/self/exe"],
+            arguments: words(&arguments),
+        };
+        let (steps, terminal) = match Some(index) == interactive {
+            true => console(),
+            // Ctrl-C of a terminal is not for it, or all would be stopped at once.
+            false => (vec![Step::Setsid, Step::Null(0)], None),
+        };
+        let mut job = Job::new(line.name, steps, command, terminal);
+        job.restart = line.restart;
+        job.stop_timeout = u64::from(line.stop_timeout) * SECOND;
+        job
+    };
+    lines.into_iter().enumerate().map(job).collect()
+}
+
+impl Job {
+    /// A command that is run once, after these steps.
+    pub fn new(
+        name: String,
+        mut steps: Vec<Step>,
+        command: Command,
+        terminal: Option<OwnedFd>,
+    ) -> Job {
+        // If mini is killed, the containers end in order.
+        steps.push(Step::DieWithSupervisor(raw::SIGTERM as i32));
+        Job {
+            name,
+            launch: Launch::new(steps, command, terminal),
+            restart: Restart::No,
+            stop_timeout: u64::from(STOP_TIMEOUT) * SECOND,
+            state: State::Waiting(0),
+            delay: SHORTEST,
+            restarts: 0,
+            status: 0,
+        }
+    }
+
+    fn start(&mut self, now: u64) {
+        match self.launch.start() {
+            Ok(pid) => self.state = State::Running(pid, now, None),
+            Err(error) => {
+                say(&format!("mini: {}: {error}\n", self.name));
+                self.ended(error.status(), now, now);
+            }
+        }
+    }
+
+    /// It has ended with `status`, having been started at `since`.
+    fn ended(&mut self, status: u8, since: u64, now: u64) {
+        self.status = status;
+        self.state = State::Ended;
+        let again = match self.restart {
+            Restart::No => false,
+            Restart::Always => true,
+            Restart::OnFailure(most) => status != 0 && most.is_none_or(|most| self.restarts < most),
+        };
+        if !again && status == 0 {
+            return;
+        }
+        let mut then = String::new();
+        if again {
+            self.delay = next_delay(self.delay, self.restarts, now - since);
+            self.restarts = self.restarts.saturating_add(1);
+            self.state = State::Waiting(now + self.delay);
+            then = format!(", again in {} ms", self.delay / 1_000_000);
+        }
+        say(&format!(
+            "mini: {}: exit status {status}{then}\n",
+            self.name
+        ));
+    }
+
+    /// Tells it to stop, and kills it when its time is up.
+    fn stop(&mut self, now: u64) {
+        let State::Running(pid, since, deadline) = self.state else {
+            return;
+        };
+        let (signal, next) = match deadline {
+            None => (raw::SIGTERM, now + self.stop_timeout),
+            Some(deadline) if deadline <= now => (raw::SIGKILL, u64::MAX),
+            Some(_) => return,
+        };
+        // It cannot be gone: it has not been waited for.
+        let _ = sys::kill(pid.as_raw_pid(), signal as i32);
+        self.state = State::Running(pid, since, Some(next));
+    }
+}
+
+/// How long to wait after a run of `ran`, when the last wait was `delay`.
+fn next_delay(delay: u64, restarts: u32, ran: u64) -> u64 {
+    match restarts == 0 || ran >= WELL {
+        true => SHORTEST,
+        false => (delay * 2).min(LONGEST),
+    }
+}
+
+/// Runs the jobs until all have ended, reaping whatever else ends. One of the signals of `ending` stops them, the last one
+/// first. Returns that signal, and the exit status of the first job that failed without having been told to stop.
+pub fn run(jobs: &mut [Job], ending: SignalSet) -> (Option<i32>, u8) {
+    const CHILD: SignalSet = 1 << (raw::SIGCHLD - 1);
+    let (mut stop, mut failure) = (None, 0);
+    sys::default_signal(raw::SIGCHLD);
+    sys::set_signal_mask(ending | CHILD);
+    loop {
+        let now = sys::clock(raw::CLOCK_MONOTONIC);
+        let mut next = None;
+        for job in jobs.iter_mut().rev() {
+            match job.state {
+                State::Waiting(_) if stop.is_some() => job.state = State::Ended,
+                State::Running(..) if stop.is_some() && next.is_none() => job.stop(now),
+                _ => {}
+            }
+            let due = match job.state {
+                State::Waiting(due) | State::Running(_, _, Some(due)) => due,
+                State::Running(_, _, None) => u64::MAX,
+                State::Ended => continue,
+            };
+            next = Some(next.unwrap_or(u64::MAX).min(due));
+        }
+        let Some(next) = next else {
+            return (stop, failure);
+        };
+        let due = |job: &&mut Job| matches!(job.state, State::Waiting(due) if due <= now);
+        if let Some(job) = jobs.iter_mut().find(due) {
+            job.start(now);
+            note(job, &mut failure);
+            continue;
+        }
+        let timeout = (next != u64::MAX).then(|| next - now);
+        match sys::wait_signal(ending | CHILD, timeout) {
+            Ok(signal) if signal as u32 != raw::SIGCHLD => {
+                for job in jobs.iter_mut().filter(|_| stop.is_some()) {
+                    job.stop_timeout = 0;
+                    if let State::Running(.., Some(deadline)) = &mut job.state {
+                        *deadline = (*deadline).min(now);
+                    }
+                }
+                stop.get_or_insert(signal);
+            }
+            // A child, or the time is up.
+            _ => {}
+        }
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            let now = sys::clock(raw::CLOCK_MONOTONIC);
+            for job in jobs.iter_mut() {
+                match job.state {
+                    State::Running(own, since, None) if own == pid => {
+                        job.ended(exit_status(status), since, now);
+                        note(job, &mut failure);
+                    }
+                    State::Running(own, ..) if own == pid => job.state = State::Ended,
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Notes the first failure.
+fn note(job: &Job, failure: &mut u8) {
+    if job.state == State::Ended && *failure == 0 {
+        *failure = job.status;
+    }
+}
+
+/// `mini up FILE`: nothing is started unless every line can be parsed.
+pub fn up(file: &Path) -> Result<u8> {
+    let lines = read(file)?.into_iter().collect::<Result<Vec<Line>>>()?;
+    if lines.is_empty() {
+        return Err(error!("{}: no line in it", show(file)));
+    }
+    let ending = ENDING & !sys::ignored(ENDING);
+    let mut jobs = jobs(lines, || (Vec::new(), None));
+    Ok(run(&mut jobs, ending).1)
+}
+
+/// A copy of descriptor 0, as the controlling terminal of a program.
+pub fn console() -> (Vec<Step>, Option<OwnedFd>) {
+    let terminal = fcntl_dupfd_cloexec(sys::borrow(0), 3).ok();
+    let terminal = terminal.filter(|terminal| rustix::termios::isatty(terminal));
+    let steps = match terminal {
+        Some(_) => vec![Step::Setsid, Step::AttachTerminal],
+        None => vec![Step::Setsid],
+    };
+    (steps, terminal)
+}

@@ -1,0 +1,233 @@
+//! The parameters of the kernel's command line that are meant for mini as the machine's PID 1, and finding the file systems
+//! they name. Entries: [`parse`], [`device`]. proc(5) /proc/cmdline; bootparam(7).
+//!
+//!     mini.image=PATH|DEVICE mini.args="OPTIONS of run" mini.cmd="CMD"    one container, or
+//!     mini.boot=FILE                                                      a boot file (default: /etc/mini.boot)
+//!     mini.exit=poweroff|reboot|halt|shell                                when nothing is left to run
+//!     mini.mount=DEVICE:DIR[:TYPE[:OPTION,...]]                           repeatable
+//!     mini.hostname=NAME                                                  (default: what is in /etc/hostname)
+//!
+//! DEVICE is a path, LABEL=… or UUID=…. As the kernel has it, `"` keeps blanks together and cannot be escaped; within, words
+//! are as in a boot file.
+//!
+//! Superblocks: Linux's Documentation/filesystems/ext4/super.rst, fs/erofs/erofs_fs.h. A squashfs has neither label nor UUID.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use linux_raw_sys::general as raw;
+
+use crate::boot;
+use crate::error::{Error, Result, error};
+use crate::image::archive::filesystem;
+use crate::spec::{self, invalid};
+use crate::store::names;
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Parameters {
+    pub image: Option<String>,
+    pub arguments: Vec<Vec<u8>>,
+    pub command: Vec<Vec<u8>>,
+    pub boot: Option<PathBuf>,
+    pub exit: Exit,
+    pub mounts: Vec<Mount>,
+    pub hostname: Option<String>,
+}
+
+/// What the machine does in the end.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    #[default]
+    Poweroff,
+    Reboot,
+    Halt,
+    /// A shell on the console first, then as `Poweroff`.
+    Shell,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mount {
+    pub device: String,
+    /// Absolute.
+    pub directory: String,
+    /// `None`: what its superblock says.
+    pub fstype: Option<String>,
+    /// `MS_*`
+    pub flags: u32,
+    /// Options of the file system itself.
+    pub data: String,
+}
+
+/// The parameters in a command line, and what is wrong with those that cannot be used.
+pub fn parse(line: &str) -> (Parameters, Vec<Error>) {
+    let (mut parameters, mut errors) = (Parameters::default(), Vec::new());
+    let mut quoted = false;
+    let words = line.trim_ascii().split(|c: char| {
+        quoted ^= c == '"';
+        c.is_ascii_whitespace() && !quoted
+    });
+    for word in words {
+        // What comes behind "--" is for programs that the kernel starts.
+        if word == "--" {
+            break;
+        }
+        let plain = word.replace('"', "");
+        if let Some(parameter) = plain.strip_prefix("mini.")
+            && let Err(error) = parameters.set(parameter)
+        {
+            errors.push(error);
+        }
+    }
+    (parameters, errors)
+}
+
+impl Parameters {
+    fn set(&mut self, parameter: &str) -> Result<()> {
+        let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        match key {
+            _ if value.is_empty() => return Err(error!("mini.{key}: no value")),
+            "image" => self.image = Some(value.to_owned()),
+            "args" => self.arguments = words(parameter, value)?,
+            "cmd" => self.command = words(parameter, value)?,
+            "boot" => self.boot = Some(value.into()),
+            "hostname" => self.hostname = Some(spec::name("mini.hostname", value)?),
+            "mount" => self.mounts.push(mount(value)?),
+            "exit" => {
+                self.exit = match value {
+                    "poweroff" => Exit::Poweroff,
+                    "reboot" => Exit::Reboot,
+                    "halt" => Exit::Halt,
+                    "shell" => Exit::Shell,
+                    _ => {
+                        return Err(invalid(
+                            "mini.exit",
+                            value,
+                            "not poweroff, reboot, halt or shell",
+                        ));
+                    }
+                }
+            }
+            _ => return Err(error!("mini.{key}: no such parameter")),
+        }
+        Ok(())
+    }
+}
+
+fn words(parameter: &str, value: &str) -> Result<Vec<Vec<u8>>> {
+    match boot::split(value.as_bytes()).pop() {
+        Some((_, words)) => words.map_err(|why| error!("mini.{parameter}: {why}")),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// `DEVICE:DIR[:TYPE[:OPTION,...]]`
+fn mount(text: &str) -> Result<Mount> {
+    let mut parts = text.splitn(4, ':');
+    let (Some(device), Some(directory)) = (parts.next(), parts.next()) else {
+        return Err(invalid(
+            "mini.mount",
+            text,
+            "not DEVICE:DIR[:TYPE[:OPTION,...]]",
+        ));
+    };
+    if !directory.starts_with('/') {
+        return Err(invalid("mini.mount", text, "DIR is not absolute"));
+    }
+    let fstype = parts.next().filter(|fstype| !fstype.is_empty());
+    let (mut flags, mut data) = (0, Vec::new());
+    for option in parts.next().unwrap_or_default().split(',') {
+        match option {
+            "" | "rw" | "defaults" => {}
+            "ro" => flags |= raw::MS_RDONLY,
+            "nosuid" => flags |= raw::MS_NOSUID,
+            "nodev" => flags |= raw::MS_NODEV,
+            "noexec" => flags |= raw::MS_NOEXEC,
+            "noatime" => flags |= raw::MS_NOATIME,
+            other => data.push(other),
+        }
+    }
+    Ok(Mount {
+        device: device.to_owned(),
+        directory: directory.to_owned(),
+        fstype: fstype.map(str::to_owned),
+        flags,
+        data: data.join(","),
+    })
+}
+
+/// How long a device may take to appear, and how often it is looked for.
+const PATIENCE: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// The path of a device, and the type of the file system on it; waits until it is there.
+pub fn device(name: &str) -> Result<(PathBuf, Option<&'static str>)> {
+    let mut left = PATIENCE.as_millis() / INTERVAL.as_millis();
+    loop {
+        let found = match name.split_once('=').filter(|_| !name.starts_with('/')) {
+            Some((key @ ("LABEL" | "UUID"), wanted)) => {
+                let all = names(Path::new("/sys/class/block")).into_iter();
+                let mut all = all.map(|name| Path::new("/dev").join(name));
+                all.find(|path| superblock(path).is_some_and(|found| found.is(key, wanted)))
+            }
+            _ => Some(PathBuf::from(name)).filter(|path| path.exists()),
+        };
+        if let Some(path) = found {
+            let fstype = superblock(&path).map(|found| found.fstype);
+            return Ok((path, fstype));
+        }
+        if left == 0 {
+            return Err(error!(
+                "{name}: no such device after {} s",
+                PATIENCE.as_secs()
+            ));
+        }
+        left -= 1;
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+/// What a file system says about itself.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Superblock {
+    pub fstype: &'static str,
+    label: Vec<u8>,
+    uuid: Vec<u8>,
+}
+
+impl Superblock {
+    fn is(&self, key: &str, wanted: &str) -> bool {
+        if key == "LABEL" {
+            return !wanted.is_empty() && self.label == wanted.as_bytes();
+        }
+        let hex: String = self.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+        !hex.is_empty() && wanted.replace('-', "").eq_ignore_ascii_case(&hex)
+    }
+}
+
+fn superblock(device: &Path) -> Option<Superblock> {
+    let mut start = [0; 2048];
+    File::open(device).ok()?.read_exact_at(&mut start, 0).ok()?;
+    identify(&start)
+}
+
+/// The superblock in the first 2,048 bytes of a device.
+fn identify(start: &[u8]) -> Option<Superblock> {
+    let fstype = filesystem(start)?.to_str().ok()?;
+    let (uuid, label) = match fstype {
+        "ext4" => (1024 + 104, 1024 + 120),
+        "erofs" => (1024 + 48, 1024 + 64),
+        _ => (0, 0),
+    };
+    let field = |offset: usize| match offset {
+        0 => &[],
+        _ => start.get(offset..offset + 16).unwrap_or_default(),
+    };
+    let label = field(label).split(|byte| *byte == 0).next();
+    Some(Superblock {
+        fstype,
+        label: label.unwrap_or_default().to_vec(),
+        uuid: field(uuid).to_vec(),
+    })
+}
