@@ -145,6 +145,8 @@ pub struct Job {
     /// How long the next restart waits, and how many there were.
     delay: u64,
     restarts: u32,
+    /// Whether what it has started was killed, because it did not end when it was told to.
+    killed: bool,
     /// The exit status it had last.
     pub status: u8,
 }
@@ -203,6 +205,7 @@ impl Job {
             state: State::Waiting(0),
             delay: SHORTEST,
             restarts: 0,
+            killed: false,
             status: 0,
         }
     }
@@ -247,13 +250,32 @@ impl Job {
         let State::Running(pid, since, deadline) = self.state else {
             return;
         };
-        let (signal, next) = match deadline {
-            None => (raw::SIGTERM, now + self.stop_timeout),
-            Some(deadline) if deadline <= now => (raw::SIGKILL, u64::MAX),
-            Some(_) => return,
-        };
         // It cannot be gone: it has not been waited for.
-        let _ = sys::kill(pid.as_raw_pid(), signal as i32);
+        let number = pid.as_raw_pid();
+        let next = match deadline {
+            None => {
+                let _ = sys::kill(number, raw::SIGTERM as i32);
+                now + self.stop_timeout
+            }
+            Some(deadline) if deadline > now => return,
+            Some(_) => {
+                // The container, so that its supervisor can clean up; if that has not helped, the supervisor.
+                let children = format!("/proc/{number}/task/{number}/children");
+                let children = std::fs::read_to_string(children).unwrap_or_default();
+                let children = children
+                    .split_ascii_whitespace()
+                    .filter_map(|pid| pid.parse().ok());
+                let children: Vec<i32> = children.filter(|_| !self.killed).collect();
+                for pid in children
+                    .iter()
+                    .chain(children.is_empty().then_some(&number))
+                {
+                    let _ = sys::kill(*pid, raw::SIGKILL as i32);
+                }
+                self.killed = true;
+                now + SECOND
+            }
+        };
         self.state = State::Running(pid, since, Some(next));
     }
 }
@@ -355,4 +377,116 @@ pub fn console() -> (Vec<Step>, Option<OwnedFd>) {
         None => vec![Step::Setsid],
     };
     (steps, terminal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<(usize, String)> {
+        let show = |words: Vec<Vec<u8>>| {
+            let words: Vec<_> = words
+                .iter()
+                .map(|word| String::from_utf8_lossy(word))
+                .collect();
+            words.join("|")
+        };
+        let line = |(number, words): (usize, Result<_>)| {
+            (
+                number,
+                words.map_or_else(|error| format!("! {error}"), show),
+            )
+        };
+        split(text.as_bytes()).into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn words_are_those_of_a_shell() {
+        for (text, expected) in [
+            ("a b\tc\r", "a|b|c"),
+            ("'a b' \"c d\"e'f' ''", "a b|c def|"),
+            (r#"a\ b \# \\ "\a\"\\\$" '\'"#, r#"a b|#|\|\a"\$|\"#),
+            ("a#b # c 'd", "a#b"),
+            ("$HOME *", "$HOME|*"),
+            ("'a", "! a quote is not closed"),
+            ("a\\", "! nothing follows the backslash"),
+            ("a\0", "! a zero byte"),
+        ] {
+            assert_eq!(words(text), [(1, expected.to_owned())], "{text}");
+        }
+    }
+
+    #[test]
+    fn lines_keep_their_numbers() {
+        let text = "# a comment\n\na b\n 'open\nc \\\n d 'e\\f'\n  \nlast";
+        let expected = [
+            (3, "a|b"),
+            (4, "! a quote is not closed"),
+            (5, "c|d|e\\f"),
+            (8, "last"),
+        ];
+        assert_eq!(
+            words(text),
+            expected.map(|(number, text)| (number, text.to_owned()))
+        );
+        assert!(words("").is_empty() && words("\n#\n").is_empty());
+    }
+
+    fn parse(text: &str) -> Result<Line> {
+        let (_, words) = split(text.as_bytes()).remove(0);
+        line("x".into(), words?)
+    }
+
+    #[test]
+    fn a_line_is_the_arguments_of_run() {
+        let found =
+            parse("--restart=on-failure:3 -it -e A=B --stop-timeout 5 x.tar -- sh -c --").unwrap();
+        assert_eq!(found.restart, Restart::OnFailure(Some(3)));
+        assert_eq!((found.stop_timeout, found.interactive), (5, true));
+        let arguments = [
+            "-i", "-t", "-e", "A=B", "--", "x.tar", "--", "sh", "-c", "--",
+        ];
+        assert_eq!(found.arguments, arguments);
+        let found = parse("--restart always -- -x").unwrap();
+        assert_eq!((found.restart, found.stop_timeout), (Restart::Always, 10));
+        assert_eq!(found.arguments, ["--", "-x"]);
+        for (bad, why) in [
+            (
+                "--restart x y",
+                "--restart \"x\": not no, always or on-failure[:N]",
+            ),
+            (
+                "--restart on-failure:-1 y",
+                "--restart \"on-failure:-1\": not",
+            ),
+            (
+                "--stop-timeout 1s y",
+                "--stop-timeout \"1s\": not a number of seconds",
+            ),
+            ("--net x y", "--net \"x\": not host or none"),
+            (
+                "--restart",
+                "Required positional arguments not provided: ROOTFS",
+            ),
+            ("--help", "--help: not in a boot file"),
+            ("--rm", "Required positional arguments not provided: ROOTFS"),
+        ] {
+            let error = parse(bad).unwrap_err();
+            assert!(error.starts_with(why), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn restarts_wait_longer_each_time_until_one_has_run_well() {
+        let (mut delay, mut delays) = (0, Vec::new());
+        for restarts in 0..12 {
+            delay = next_delay(delay, restarts, SECOND);
+            delays.push(delay / 1_000_000);
+        }
+        let expected = [
+            100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000,
+        ];
+        assert_eq!(delays, expected);
+        assert_eq!(next_delay(delay, 12, WELL), SHORTEST);
+    }
 }

@@ -30,6 +30,11 @@ pub enum Action {
     Init(Vec<Vec<u8>>),
     /// Every line of a boot file.
     Up(PathBuf),
+    /// What there is, and what would become of this `run`, or of one without options.
+    Check {
+        spec: Option<Box<Spec>>,
+        json: bool,
+    },
     #[cfg(feature = "images")]
     Images(Images),
     /// Text for standard output: help or version.
@@ -111,6 +116,7 @@ enum Command {
     Run(Run),
     Init(#[allow(dead_code)] Init),
     Up(#[allow(dead_code)] Up),
+    Check(Check),
     #[cfg(feature = "images")]
     Import(ImportCommand),
     #[cfg(feature = "images")]
@@ -330,6 +336,25 @@ struct Up {
     file: String,
 }
 
+/// Says what this kernel offers, each thing tried, and what mini does without; then sets up a container as mini run does
+/// but executes no command: the default one, or that of the run which is given. Exit status 0: nothing is left out,
+/// 1: something is, 2: it does not work.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "check",
+    help_triggers("-h", "--help"),
+    example = "mini check\n  mini check run --keep -v /srv:/srv rootfs.tar"
+)]
+struct Check {
+    /// for programs
+    #[argh(switch)]
+    json: bool,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "run OPTIONS ROOTFS")]
+    run: Vec<String>,
+}
+
 /// Gives an image a name. What it consists of is copied into the store, each part once; the file is not needed any
 /// more. FILE is whatever mini run takes as ROOTFS.
 #[cfg(feature = "images")]
@@ -489,7 +514,8 @@ impl CommitCommand {
 }
 
 /// The options that take no value, by long name and letter. A test compares it with the structures above.
-const SWITCHES: [&str; 23] = [
+const SWITCHES: [&str; 24] = [
+    "--json",
     "--interactive",
     "-i",
     "--tty",
@@ -627,7 +653,7 @@ fn parse_any(arguments: Vec<OsString>) -> Result<Action> {
             env!("CARGO_PKG_VERSION")
         )));
     }
-    let runs = matches!(command.as_str(), "run" | "init");
+    let runs = matches!(command.as_str(), "run" | "init" | "check");
     let Normalised { options, mut rest } = normalise(arguments.collect(), runs)?;
     let mut words: Vec<&str> = vec![&command];
     words.extend(options.iter().map(String::as_str));
@@ -653,6 +679,16 @@ fn parse_any(arguments: Vec<OsString>) -> Result<Action> {
                 mode: run.mode(),
             })
         }
+        Command::Check(Check { json, .. }) if rest.is_empty() => {
+            Ok(Action::Check { spec: None, json })
+        }
+        Command::Check(check) => match parse(rest)? {
+            Action::Run { spec, .. } => Ok(Action::Check {
+                spec: Some(spec),
+                json: check.json,
+            }),
+            _ => Err(Error::new("check: only mini run can be checked")),
+        },
         Command::Up(_) => Ok(Action::Up(rest.remove(0).into())),
         Command::Init(_) => Ok(Action::Init(
             rest.into_iter().map(OsStringExt::into_vec).collect(),
@@ -734,7 +770,7 @@ fn images(command: Command, mut rest: Vec<OsString>) -> Result<Images> {
         Command::Images(images) => Images::List {
             quiet: images.quiet,
         },
-        Command::Run(_) | Command::Init(_) | Command::Up(_) => {
+        Command::Run(_) | Command::Init(_) | Command::Up(_) | Command::Check(_) => {
             return Err(Error::new("not about images"));
         }
     })
@@ -745,7 +781,7 @@ fn usage(command: &str, output: &str) -> Error {
     let lines = output.lines().take_while(|line| !line.is_empty());
     let text: Vec<&str> = lines.map(str::trim_ascii).collect();
     let known = [
-        "run", "init", "up", "import", "images", "rmi", "prune", "commit", "export",
+        "run", "init", "up", "check", "import", "images", "rmi", "prune", "commit", "export",
     ];
     let help = known.iter().find(|known| **known == command);
     let help = help.map_or(String::new(), |known| format!("{known} "));
@@ -922,7 +958,6 @@ fn oom_score_adj(text: &str) -> Result<i32> {
 }
 
 /// A `run` with no options, of which mini does only a part.
-#[cfg(feature = "images")]
 pub fn plain() -> Result<Spec> {
     match parse(vec!["run".into(), "-".into()])? {
         Action::Run { spec, .. } => Ok(*spec),

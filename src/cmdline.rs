@@ -231,3 +231,95 @@ fn identify(start: &[u8]) -> Option<Superblock> {
         uuid: field(uuid).to_vec(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_command_line() {
+        let line = "quiet console=ttyS0 mini.image=/x.tar mini.cmd=\"sh -c 'echo a  b'\" mini.args=-t \
+                    mini.mount=LABEL=data:/data mini.mount=/dev/vda:/b:ext4:ro,nosuid,journal=x,y \
+                    \"mini.hostname=edge\" mini.exit=reboot -- mini.exit=halt\n";
+        let (found, errors) = parse(line);
+        assert!(errors.is_empty());
+        let words = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect();
+        let data = Mount {
+            device: "LABEL=data".into(),
+            directory: "/data".into(),
+            fstype: None,
+            flags: 0,
+            data: String::new(),
+        };
+        let disk = Mount {
+            device: "/dev/vda".into(),
+            directory: "/b".into(),
+            fstype: Some("ext4".into()),
+            flags: raw::MS_RDONLY | raw::MS_NOSUID,
+            data: "journal=x,y".into(),
+        };
+        let expected = Parameters {
+            image: Some("/x.tar".into()),
+            arguments: words(&["-t"]),
+            command: words(&["sh", "-c", "echo a  b"]),
+            boot: None,
+            exit: Exit::Reboot,
+            mounts: vec![data, disk],
+            hostname: Some("edge".into()),
+        };
+        assert_eq!(found, expected);
+        assert_eq!(parse("").0, Parameters::default());
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named_and_the_rest_counts() {
+        for (bad, why) in [
+            (
+                "mini.exit=x",
+                "mini.exit \"x\": not poweroff, reboot, halt or shell",
+            ),
+            ("mini.exit", "mini.exit: no value"),
+            ("mini.bogus=1", "mini.bogus: no such parameter"),
+            (
+                "mini.mount=/dev/vda",
+                "mini.mount \"/dev/vda\": not DEVICE:DIR[:TYPE[:OPTION,...]]",
+            ),
+            ("mini.mount=a:b", "mini.mount \"a:b\": DIR is not absolute"),
+            ("mini.cmd='a", "mini.cmd='a: a quote is not closed"),
+            ("mini.hostname=-", "mini.hostname \"-\": not a name"),
+        ] {
+            let (found, errors) = parse(&format!("mini.boot=/b {bad}"));
+            assert_eq!(found.boot.as_deref(), Some(Path::new("/b")));
+            assert!(
+                errors.len() == 1 && errors[0].starts_with(why),
+                "{bad}: {errors:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn superblocks() {
+        let mut start = [0; 2048];
+        assert_eq!(identify(&start), None);
+        let uuid = "01234567-89ab-cdef-0123-456789ABCDEF";
+        let bytes: Vec<u8> = [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef].repeat(2);
+        for (magic_at, magic, fstype, uuid_at, label_at) in [
+            (1024, &0xe0f5_e1e2u32.to_le_bytes()[..], "erofs", 1072, 1088),
+            (1080, &[0x53, 0xef], "ext4", 1128, 1144),
+        ] {
+            start = [0; 2048];
+            start[magic_at..magic_at + magic.len()].copy_from_slice(magic);
+            start[uuid_at..uuid_at + 16].copy_from_slice(&bytes);
+            start[label_at..label_at + 4].copy_from_slice(b"data");
+            let found = identify(&start).unwrap();
+            assert_eq!(found.fstype, fstype);
+            assert!(found.is("UUID", uuid) && found.is("LABEL", "data"));
+            assert!(!found.is("UUID", "") && !found.is("LABEL", "") && !found.is("LABEL", "dat"));
+        }
+        start = [0; 2048];
+        start[..4].copy_from_slice(b"hsqs");
+        let found = identify(&start).unwrap();
+        assert_eq!(found.fstype, "squashfs");
+        assert!(!found.is("UUID", "") && !found.is("LABEL", ""));
+    }
+}

@@ -15,6 +15,7 @@
 mod boot;
 mod cache;
 mod capability;
+mod check;
 mod cli;
 mod cmdline;
 #[cfg(feature = "images")]
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Action::Init(command) if machine::is_pid_1() => machine::run(&command),
         Action::Init(command) => reaper::run(&command),
         Action::Up(file) => boot::up(&file),
+        Action::Check { spec, json } => check::run(spec.map(|spec| *spec), json),
         Action::Print(text) => (std::io::stdout().write_all(text.as_bytes()).map(|()| 0))
             .map_err(|error| error::Error::io("write", "standard output", error)),
     });

@@ -27,7 +27,7 @@ use container::sys::{self, Word};
 
 use crate::cache;
 use crate::cli::Mode as RunMode;
-use crate::error::{Error, Result, error, path as show, reason, say};
+use crate::error::{Error, NOT_FOUND, Result, error, path as show, reason, say};
 use crate::explain::{namespace_hint, step_error};
 use crate::host::{Host, probe};
 #[cfg(feature = "images")]
@@ -43,6 +43,29 @@ use crate::userns;
 
 /// Runs a container and returns the status to exit with.
 pub fn run(spec: Spec, mode: RunMode) -> Result<u8> {
+    carry_out(spec, mode, &mut Vec::new())
+}
+
+/// Does all that running the container takes, up to and without the execve of its command. Returns the defaults that were
+/// left out, in words, or why it does not work.
+pub fn rehearse(spec: Spec) -> Result<Vec<String>> {
+    let (entrypoint, command) = (Some(Vec::new()), vec![Vec::new()]);
+    let spec = Spec {
+        entrypoint,
+        command,
+        ..spec
+    };
+    let mut notes = Vec::new();
+    match carry_out(spec, RunMode::Normal, &mut notes) {
+        // There is no command without a name: all that comes before it has been done.
+        Err(error) if error.status() == NOT_FOUND => Ok(notes),
+        Ok(NOT_FOUND) => Ok(notes),
+        Err(error) => Err(error),
+        Ok(status) => Err(error!("the container ended with status {status}")),
+    }
+}
+
+fn carry_out(spec: Spec, mode: RunMode, notes: &mut Vec<String>) -> Result<u8> {
     let mut host = probe(&spec)?;
     let signals = Signals::hold()?;
     let interrupts = Some(&signals.ending);
@@ -67,6 +90,7 @@ pub fn run(spec: Spec, mode: RunMode) -> Result<u8> {
     let mut supervisor = Supervisor::new(spec, &host, &mut plan, held, &signals, trace)?;
     let result = supervisor.start().and_then(|()| supervisor.watch());
     supervisor.end(result.is_ok());
+    notes.append(&mut supervisor.notes);
     result
 }
 

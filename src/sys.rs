@@ -79,6 +79,16 @@ pub fn has_seccomp() -> bool {
     ) == Err(Errno::FAULT)
 }
 
+/// Whether the kernel has a call (`__NR_*`), asked with arguments that are good for nothing: no descriptor, no flags, no
+/// size is -1. ENOSYS if not; EPERM may come from a filter around mini.
+pub fn has_call(number: u32) -> Result<()> {
+    // SAFETY: -1 is no address in a process, so nothing is read or written. No call does anything with these flags.
+    match unsafe { call(number, [usize::MAX; 5]) } {
+        Err(errno @ (Errno::NOSYS | Errno::PERM)) => Err(errno),
+        _ => Ok(()),
+    }
+}
+
 /// `unshare(2)` with `CLONE_NEW*` flags. rustix calls it unsafe because CLONE_FILES would split the descriptor
 /// table under other threads; mini has none.
 pub fn unshare(flags: u32) -> Result<()> {
