@@ -2,7 +2,7 @@
 //!
 //! Nothing is concluded from version numbers: each row is tried in a process of its own (fork), which has its own mounts and
 //! namespaces and ends at once. Then a whole container is set up, from the command line given or else with the defaults
-//! from an archive made in memory, up to and without the execve of its command ([`rehearse`]): that is what `mini run`
+//! from a small archive, up to and without the execve of its command ([`rehearse`]): that is what `mini run`
 //! does, so it cannot say anything else.
 //!
 //! Exit status: 0 if it works with every protection, 1 if something is left out, 2 if it does not work.
@@ -12,10 +12,9 @@
 use std::io::Write;
 
 use linux_raw_sys::general as raw;
-use rustix::fs::{
-    CWD, MemfdFlags, Mode, OFlags, XattrFlags, memfd_create, mkdir, openat, setxattr,
-};
+use rustix::fs::{CWD, Mode, OFlags, XattrFlags, mkdir, openat, setxattr};
 use rustix::io::{Errno, Result as Io};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitOptions, chdir, waitpid};
 
 use container::sys;
@@ -418,7 +417,7 @@ fn loops() -> Io<()> {
 
 /// The default `mini run`, of an archive with one directory in it, which takes the place of standard input.
 fn small_image() -> Result<Spec> {
-    let fail = |errno| Error::sys("memfd_create", "image", errno);
+    let fail = |errno| Error::sys("pipe", "image", errno);
     let mut header = [0; 512];
     let mut field =
         |offset: usize, text: &[u8]| header[offset..offset + text.len()].copy_from_slice(text);
@@ -434,11 +433,11 @@ fn small_image() -> Result<Spec> {
     field(257, b"ustar\x0000");
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    let file = memfd_create(c"image", MemfdFlags::CLOEXEC).map_err(fail)?;
+    let (image, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(fail)?;
     for bytes in [&header[..], &[0; 1024]] {
-        rustix::io::write(&file, bytes).map_err(fail)?;
+        rustix::io::write(&writer, bytes).map_err(fail)?;
     }
-    sys::duplicate(&file, 0).map_err(fail)?;
+    sys::duplicate(&image, 0).map_err(fail)?;
     crate::cli::plain()
 }
 
