@@ -27,7 +27,7 @@ use container::init::ENDING;
 use container::step::{Command, Step};
 use container::sys::{self, SignalSet};
 
-use crate::cli;
+use crate::cli::{self, Action};
 use crate::error::{Error, Result, error, path as show, say};
 use crate::plan::words;
 use crate::run::exit_status;
@@ -39,8 +39,7 @@ use crate::spec::Restart;
 pub struct Line {
     /// What messages call it.
     pub name: String,
-    /// The arguments of `mini run`.
-    pub arguments: Vec<OsString>,
+    pub words: Vec<Vec<u8>>,
     pub restart: Restart,
     /// Seconds.
     pub stop_timeout: u32,
@@ -63,10 +62,14 @@ pub fn read(file: &Path) -> Result<Vec<Result<Line>>> {
 
 /// A line from its words.
 pub fn line(name: String, words: Vec<Vec<u8>>) -> Result<Line> {
-    let (spec, arguments) = cli::line(words.into_iter().map(OsString::from_vec).collect())?;
+    let mut arguments = vec![cli::LINE.into()];
+    arguments.extend(words.iter().cloned().map(OsString::from_vec));
+    let Action::Run { spec, .. } = cli::parse(arguments)? else {
+        return Err(Error::new("--help: not in a boot file"));
+    };
     Ok(Line {
         name,
-        arguments,
+        words,
         restart: spec.restart,
         stop_timeout: spec.stop_timeout.unwrap_or(STOP_TIMEOUT),
         interactive: spec.interactive || spec.tty,
@@ -161,14 +164,17 @@ enum State {
     Ended,
 }
 
+/// The steps that give a program the caller's terminal, and what they need for it.
+type Console = fn() -> (Vec<Step>, Option<OwnedFd>);
+
 /// Jobs for the lines. `console` makes the steps, and gives the terminal, with which one of them has the caller's
 /// terminal: a line alone, or else the first with -i or -t. Standard input of the others is /dev/null.
-pub fn jobs(lines: Vec<Line>, console: impl Fn() -> (Vec<Step>, Option<OwnedFd>)) -> Vec<Job> {
+pub fn jobs(lines: Vec<Line>, console: Console) -> Vec<Job> {
     let alone = lines.len() == 1;
     let interactive = lines.iter().position(|line| alone || line.interactive);
     let job = |(index, line): (usize, Line)| {
-        let mut arguments = vec![b"mini".to_vec(), b"run".to_vec()];
-        arguments.extend(line.arguments.into_iter().map(OsStringExt::into_vec));
+        let mut arguments = vec![b"mini".to_vec(), cli::LINE.into()];
+        arguments.extend(line.words);
         let command = Command {
             name: c"mini",
             candidates: &[c"/proc/self/exe"],
@@ -443,13 +449,9 @@ mod tests {
             parse("--restart=on-failure:3 -it -e A=B --stop-timeout 5 x.tar -- sh -c --").unwrap();
         assert_eq!(found.restart, Restart::OnFailure(Some(3)));
         assert_eq!((found.stop_timeout, found.interactive), (5, true));
-        let arguments = [
-            "-i", "-t", "-e", "A=B", "--", "x.tar", "--", "sh", "-c", "--",
-        ];
-        assert_eq!(found.arguments, arguments);
         let found = parse("--restart always -- -x").unwrap();
         assert_eq!((found.restart, found.stop_timeout), (Restart::Always, 10));
-        assert_eq!(found.arguments, ["--", "-x"]);
+        assert!(!found.interactive && found.words.len() == 4);
         for (bad, why) in [
             (
                 "--restart x y",

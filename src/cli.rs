@@ -631,22 +631,17 @@ fn utf8(argument: OsString) -> Result<String> {
     })
 }
 
+/// What `run` is called where `--restart` and `--stop-timeout` are allowed: the line of a boot file.
+pub const LINE: &str = "line";
+
 /// Parses the arguments behind `argv[0]`.
 pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
-    let action = parse_any(arguments)?;
-    if let Action::Run { spec, .. } = &action
-        && (spec.restart != Restart::No || spec.stop_timeout.is_some())
-    {
-        let error = Error::new("--restart and --stop-timeout: only in a boot file");
-        return Err(error.hint("see mini up --help"));
-    }
-    Ok(action)
-}
-
-/// Also what may only be in a boot file.
-fn parse_any(arguments: Vec<OsString>) -> Result<Action> {
     let mut arguments = arguments.into_iter();
-    let command = utf8(arguments.next().unwrap_or_else(|| "--help".into()))?;
+    let mut command = utf8(arguments.next().unwrap_or_else(|| "--help".into()))?;
+    let line = command == LINE;
+    if line {
+        command = "run".into();
+    }
     if command == "--version" || command == "-V" {
         return Ok(Action::Print(format!(
             "mini {}\n",
@@ -674,6 +669,10 @@ fn parse_any(arguments: Vec<OsString>) -> Result<Action> {
             if rest.first().is_some_and(|word| word == "--") {
                 rest.remove(0);
             }
+            if !line && (run.restart.is_some() || run.stop_timeout.is_some()) {
+                let error = Error::new("--restart and --stop-timeout: only in a boot file");
+                return Err(error.hint("see mini up --help"));
+            }
             Ok(Action::Run {
                 spec: Box::new(run.spec(rootfs, rest)?),
                 mode: run.mode(),
@@ -695,37 +694,6 @@ fn parse_any(arguments: Vec<OsString>) -> Result<Action> {
         )),
         #[cfg(feature = "images")]
         other => images(other, rest).map(Action::Images),
-    }
-}
-
-/// A line of a boot file: what it asks for, and the arguments of the `mini run` that does all of it but restarting and
-/// stopping.
-pub fn line(words: Vec<OsString>) -> Result<(Spec, Vec<OsString>)> {
-    let Normalised { options, rest } = normalise(words, true)?;
-    let (mut arguments, mut own) = (Vec::new(), Vec::new());
-    let mut options = options.into_iter();
-    while let Some(option) = options.next() {
-        match option.as_str() {
-            "--restart" | "--stop-timeout" => own.extend([Some(option), options.next()]),
-            _ if SWITCHES.contains(&option.as_str()) => arguments.push(option.into()),
-            _ => arguments.extend(
-                [Some(option), options.next()]
-                    .into_iter()
-                    .flatten()
-                    .map(OsString::from),
-            ),
-        }
-    }
-    arguments.push("--".into());
-    arguments.extend(rest);
-    let own = own.into_iter().flatten().map(OsString::from);
-    let all = ["run".into()]
-        .into_iter()
-        .chain(own)
-        .chain(arguments.clone());
-    match parse_any(all.collect())? {
-        Action::Run { spec, .. } => Ok((*spec, arguments)),
-        _ => Err(Error::new("--help: not in a boot file")),
     }
 }
 

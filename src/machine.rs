@@ -29,7 +29,7 @@ use container::{rootfs, sys};
 use crate::boot::{self, Job, console, jobs, line};
 use crate::cmdline::{Exit, Mount, Parameters, device, parse};
 use crate::error::{Error, Result, error, path as show, quote, say};
-use crate::plan::prepare;
+use crate::plan::{leak, prepare};
 use crate::store::names;
 
 const BOOT_FILE: &str = "/etc/mini.boot";
@@ -183,9 +183,8 @@ fn mount(source: &str, target: &str, fstype: &str, flags: u32, data: &str) -> Re
     {
         return Ok(());
     }
-    let text = |text: &str| CString::new(text).map_err(|_| fail(Errno::INVAL));
-    let (source, target, fstype, data) = (text(source)?, text(target)?, text(fstype)?, text(data)?);
-    sys::mount(Some(&source), &target, Some(&fstype), flags, Some(&data)).map_err(|errno| {
+    let (source, target, fstype, data) = (leak(source), leak(target), leak(fstype), leak(data));
+    sys::mount(Some(source), target, Some(fstype), flags, Some(data)).map_err(|errno| {
         let hint = match errno {
             Errno::NODEV => format!("this kernel has no {}", fstype.to_string_lossy()),
             _ => String::new(),
