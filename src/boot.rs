@@ -466,10 +466,7 @@ mod tests {
                 "--stop-timeout \"1s\": not a number of seconds",
             ),
             ("--net x y", "--net \"x\": not host or none"),
-            (
-                "--restart",
-                "Required positional arguments not provided: ROOTFS",
-            ),
+            ("--restart", "No value provided for option '--restart'"),
             ("--help", "--help: not in a boot file"),
             ("--rm", "Required positional arguments not provided: ROOTFS"),
         ] {

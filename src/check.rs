@@ -25,204 +25,79 @@ use crate::run::rehearse;
 use crate::spec::Spec;
 use crate::userns;
 
-/// A feature of the kernel, what mini does without it, and what it takes to have it.
-struct Row {
-    feature: &'static str,
-    without: &'static str,
-    needs: &'static str,
-    probe: Probe,
-}
+/// The features, and behind a colon what mini does without each and what it takes to have it.
+const FEATURES: [&str; 28] = [
+    "clone3: clone does it (Linux 5.3)",
+    "openat2: paths in images are walked, one component at a time (Linux 5.6)",
+    "close_range: /proc/self/fd is used (Linux 5.9)",
+    "pidfd_open: containers do not share an image's mount (Linux 5.3)",
+    "open_tree: no idmapped mounts, and images' mounts are not shared (Linux 5.2)",
+    "mount_setattr: no idmapped mounts (Linux 5.12)",
+    "memfd_create: with --userns host mini's binary is within reach (Linux 3.17)",
+    "user namespace: root inside is root outside (CONFIG_USER_NS)",
+    "mount namespace: nothing works (CONFIG_NAMESPACES)",
+    "pid namespace: only --pid host works (CONFIG_PID_NS)",
+    "network namespace: only --net host works (CONFIG_NET_NS)",
+    "ipc namespace: only --ipc host works (CONFIG_IPC_NS)",
+    "uts namespace: only --uts host works (CONFIG_UTS_NS)",
+    "cgroup namespace: the host's cgroup paths are visible (CONFIG_CGROUPS, Linux 4.6)",
+    "time namespace: no --time (CONFIG_TIME_NS, Linux 5.6)",
+    "filter of system calls: all are allowed (CONFIG_SECCOMP_FILTER)",
+    "keyrings: there are no keys (CONFIG_KEYS)",
+    "overlay: archives only, unpacked for each container (CONFIG_OVERLAY_FS)",
+    "overlay in a user namespace: with a directory root inside is root outside (Linux 5.11)",
+    "user attributes on tmpfs: changes go to disk (Linux 6.6)",
+    "idmapped tmpfs: --store tmpfs is unpacked for the container's ids (Linux 6.3)",
+    "erofs: archives are unpacked (CONFIG_EROFS_FS)",
+    "squashfs: no squashfs images (CONFIG_SQUASHFS)",
+    "ext4: no ext4 images (CONFIG_EXT4_FS)",
+    "loop devices: no squashfs and ext4 images in files (CONFIG_BLK_DEV_LOOP)",
+    "devpts: nothing works (CONFIG_UNIX98_PTYS)",
+    "message queues: no /dev/mqueue (CONFIG_POSIX_MQUEUE)",
+    "sysfs: nothing works (CONFIG_SYSFS)",
+];
 
-enum Probe {
-    /// A system call.
-    Call(u32),
-    /// A namespace (`CLONE_NEW*`).
-    Namespace(u32),
-    /// A type of file system that needs nothing below it.
-    Mount(&'static str),
-    /// One on a block device: there is none, and that is what the kernel should say.
-    Disk(&'static str),
-    Other(fn() -> Io<()>),
-}
-
-const fn row(
-    feature: &'static str,
-    without: &'static str,
-    needs: &'static str,
-    probe: Probe,
-) -> Row {
-    Row {
-        feature,
-        without,
-        needs,
-        probe,
+/// Tries one of them.
+fn probe(feature: &str) -> Io<()> {
+    match feature {
+        "clone3" => sys::has_call(raw::__NR_clone3),
+        "openat2" => sys::has_call(raw::__NR_openat2),
+        "close_range" => sys::has_call(raw::__NR_close_range),
+        "pidfd_open" => sys::has_call(raw::__NR_pidfd_open),
+        "open_tree" => sys::has_call(raw::__NR_open_tree),
+        "mount_setattr" => sys::has_call(raw::__NR_mount_setattr),
+        "memfd_create" => sys::has_call(raw::__NR_memfd_create),
+        "user namespace" => namespace(raw::CLONE_NEWUSER),
+        "mount namespace" => namespace(raw::CLONE_NEWNS),
+        "pid namespace" => namespace(raw::CLONE_NEWPID),
+        "network namespace" => namespace(raw::CLONE_NEWNET),
+        "ipc namespace" => namespace(raw::CLONE_NEWIPC),
+        "uts namespace" => namespace(raw::CLONE_NEWUTS),
+        "cgroup namespace" => namespace(raw::CLONE_NEWCGROUP),
+        "time namespace" => namespace(raw::CLONE_NEWTIME),
+        "filter of system calls" => seccomp(),
+        "keyrings" => sys::join_session_keyring(),
+        "overlay" => overlay(),
+        "overlay in a user namespace" => overlay_inside(),
+        "user attributes on tmpfs" => attributes(),
+        "idmapped tmpfs" => idmap(),
+        "erofs" => disk("erofs"),
+        "squashfs" => disk("squashfs"),
+        "ext4" => disk("ext4"),
+        "loop devices" => loops(),
+        "devpts" => fresh("devpts"),
+        "message queues" => fresh("mqueue"),
+        "sysfs" => fresh("sysfs"),
+        _ => Err(Errno::NOSYS),
     }
 }
-
-use Probe::{Call, Disk, Mount, Namespace, Other};
-
-const ROWS: [Row; 28] = [
-    row("clone3", "clone", "Linux 5.3", Call(raw::__NR_clone3)),
-    row(
-        "openat2",
-        "paths in images: one component at a time",
-        "Linux 5.6",
-        Call(raw::__NR_openat2),
-    ),
-    row(
-        "close_range",
-        "descriptors are closed one by one",
-        "Linux 5.9",
-        Call(raw::__NR_close_range),
-    ),
-    row(
-        "pidfd_open",
-        "containers do not share an image's mount",
-        "Linux 5.3",
-        Call(raw::__NR_pidfd_open),
-    ),
-    row(
-        "open_tree",
-        "containers do not share an image's mount",
-        "Linux 5.2",
-        Call(raw::__NR_open_tree),
-    ),
-    row(
-        "mount_setattr",
-        "no idmapped mounts; volumes come without what is mounted below",
-        "Linux 5.12",
-        Call(raw::__NR_mount_setattr),
-    ),
-    row(
-        "memfd_create",
-        "with --userns host mini's binary is within reach",
-        "Linux 3.17",
-        Call(raw::__NR_memfd_create),
-    ),
-    row(
-        "user namespace",
-        "root inside is root outside",
-        "CONFIG_USER_NS",
-        Namespace(raw::CLONE_NEWUSER),
-    ),
-    row(
-        "mount namespace",
-        "nothing works",
-        "CONFIG_NAMESPACES",
-        Namespace(raw::CLONE_NEWNS),
-    ),
-    row(
-        "pid namespace",
-        "only --pid host works",
-        "CONFIG_PID_NS",
-        Namespace(raw::CLONE_NEWPID),
-    ),
-    row(
-        "network namespace",
-        "only --net host works",
-        "CONFIG_NET_NS",
-        Namespace(raw::CLONE_NEWNET),
-    ),
-    row(
-        "ipc namespace",
-        "only --ipc host works",
-        "CONFIG_IPC_NS",
-        Namespace(raw::CLONE_NEWIPC),
-    ),
-    row(
-        "uts namespace",
-        "only --uts host works",
-        "CONFIG_UTS_NS",
-        Namespace(raw::CLONE_NEWUTS),
-    ),
-    row(
-        "cgroup namespace",
-        "the host's cgroup paths can be seen",
-        "CONFIG_CGROUPS, Linux 4.6",
-        Namespace(raw::CLONE_NEWCGROUP),
-    ),
-    row(
-        "time namespace",
-        "no --time",
-        "CONFIG_TIME_NS, Linux 5.6",
-        Namespace(raw::CLONE_NEWTIME),
-    ),
-    row(
-        "filter of system calls",
-        "system calls are not filtered",
-        "CONFIG_SECCOMP_FILTER",
-        Other(seccomp),
-    ),
-    row(
-        "keyrings",
-        "there are no keys to protect",
-        "CONFIG_KEYS",
-        Other(sys::join_session_keyring),
-    ),
-    row(
-        "overlay",
-        "archives only, unpacked for each container",
-        "CONFIG_OVERLAY_FS",
-        Other(overlay),
-    ),
-    row(
-        "overlay in a user namespace",
-        "root inside is root outside, but for archives",
-        "Linux 5.11",
-        Other(overlay_inside),
-    ),
-    row(
-        "user attributes on tmpfs",
-        "the layer above the image is on disk",
-        "CONFIG_TMPFS_XATTR, Linux 6.6",
-        Other(attributes),
-    ),
-    row(
-        "idmapped tmpfs",
-        "--store tmpfs is unpacked for the container's ids",
-        "Linux 6.3",
-        Other(idmap),
-    ),
-    row(
-        "erofs",
-        "archives are unpacked",
-        "CONFIG_EROFS_FS",
-        Disk("erofs"),
-    ),
-    row(
-        "squashfs",
-        "no squashfs images",
-        "CONFIG_SQUASHFS",
-        Disk("squashfs"),
-    ),
-    row("ext4", "no ext4 images", "CONFIG_EXT4_FS", Disk("ext4")),
-    row(
-        "loop devices",
-        "no squashfs and ext4 images in files",
-        "CONFIG_BLK_DEV_LOOP",
-        Other(loops),
-    ),
-    row(
-        "devpts",
-        "no terminal",
-        "CONFIG_UNIX98_PTYS",
-        Mount("devpts"),
-    ),
-    row(
-        "message queues",
-        "no /dev/mqueue",
-        "CONFIG_POSIX_MQUEUE",
-        Mount("mqueue"),
-    ),
-    row("sysfs", "nothing works", "CONFIG_SYSFS", Mount("sysfs")),
-];
 
 /// Prints the table, and what becomes of `spec`; returns the status to exit with.
 pub fn run(spec: Option<Spec>, json: bool) -> Result<u8> {
     let mut features = Vec::new();
     if spec.is_none() {
-        for row in &ROWS {
-            features.push((row, attempt(|| row.probe.make())));
+        for feature in FEATURES {
+            features.push((feature, attempt(|| probe(parts(feature).0))));
         }
     }
     let rehearsed = match spec {
@@ -242,19 +117,13 @@ pub fn run(spec: Option<Spec>, json: bool) -> Result<u8> {
     })
 }
 
-fn as_text(features: &[(&Row, Io<()>)], rehearsed: &Result<Vec<String>>) -> String {
+fn as_text(features: &[(&str, Io<()>)], rehearsed: &Result<Vec<String>>) -> String {
     let mut text = String::new();
     for (row, found) in features {
-        let Row {
-            feature,
-            without,
-            needs,
-            ..
-        } = row;
-        text += &match found {
-            Ok(()) => format!("yes  {feature}\n"),
-            Err(errno) => format!("no   {feature}: {without} ({needs}; {})\n", reason(*errno)),
-        };
+        match found {
+            Ok(()) => text.extend(["yes  ", parts(row).0, "\n"]),
+            Err(errno) => text += &format!("no   {row}: {}\n", reason(*errno)),
+        }
     }
     match rehearsed {
         Ok(notes) if notes.is_empty() => text += "mini run works, nothing is left out\n",
@@ -269,12 +138,16 @@ fn as_text(features: &[(&Row, Io<()>)], rehearsed: &Result<Vec<String>>) -> Stri
     text
 }
 
-fn as_json(features: &[(&Row, Io<()>)], rehearsed: &Result<Vec<String>>) -> String {
+fn parts(row: &str) -> (&str, &str) {
+    row.split_once(": ").unwrap_or((row, ""))
+}
+
+fn as_json(features: &[(&str, Io<()>)], rehearsed: &Result<Vec<String>>) -> String {
     let list = |items: Vec<String>| format!("[{}]", items.join(","));
     let features = features.iter().map(|(row, found)| {
-        let (feature, present) = (json(row.feature), found.is_ok());
-        let (without, needs) = (json(row.without), json(row.needs));
-        format!("{{\"feature\":{feature},\"present\":{present},\"without\":{without},\"needs\":{needs}}}")
+        let (feature, without) = parts(row);
+        let (feature, without, present) = (json(feature), json(without), found.is_ok());
+        format!("{{\"feature\":{feature},\"present\":{present},\"without\":{without}}}")
     });
     let (left_out, error) = match rehearsed {
         Ok(notes) => (
@@ -306,23 +179,25 @@ fn attempt(work: impl FnOnce() -> Io<()>) -> Io<()> {
     }
 }
 
-impl Probe {
-    fn make(&self) -> Io<()> {
-        match self {
-            Call(number) => sys::has_call(*number),
-            Namespace(raw::CLONE_NEWUSER) => sys::unshare(raw::CLONE_NEWUSER),
-            Namespace(flag) => enter().and_then(|()| sys::unshare(*flag)),
-            Mount(fstype) => {
-                scratch()?;
-                sys::unshare(raw::CLONE_NEWIPC | raw::CLONE_NEWNET)?;
-                mount(fstype, "m", "")
-            }
-            Disk(fstype) => match scratch().and_then(|()| mount(fstype, "m", "")) {
-                Err(errno @ (Errno::NODEV | Errno::PERM)) => Err(errno),
-                _ => Ok(()),
-            },
-            Other(probe) => probe(),
-        }
+fn namespace(flag: u32) -> Io<()> {
+    match flag {
+        raw::CLONE_NEWUSER => sys::unshare(flag),
+        _ => enter().and_then(|()| sys::unshare(flag)),
+    }
+}
+
+/// A file system that needs nothing below it.
+fn fresh(fstype: &str) -> Io<()> {
+    scratch()?;
+    let _ = sys::unshare(raw::CLONE_NEWIPC | raw::CLONE_NEWNET);
+    mount(fstype, "m", "")
+}
+
+/// A file system on a block device: that there is none is what the kernel should say.
+fn disk(fstype: &str) -> Io<()> {
+    match scratch().and_then(|()| mount(fstype, "m", "")) {
+        Err(errno @ (Errno::NODEV | Errno::PERM)) => Err(errno),
+        _ => Ok(()),
     }
 }
 
@@ -447,11 +322,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_says_what_happens_and_what_it_needs() {
-        let features = [(&ROWS[0], Ok(())), (&ROWS[17], Err(Errno::NODEV))];
+        let features = [(FEATURES[0], Ok(())), (FEATURES[17], Err(Errno::NODEV))];
         assert_eq!(
             as_text(&features, &Ok(vec!["a".into(), "b".into()])),
             "yes  clone3\n\
-             no   overlay: archives only, unpacked for each container (CONFIG_OVERLAY_FS; No such device)\n\
+             no   overlay: archives only, unpacked for each container (CONFIG_OVERLAY_FS): No such device\n\
              mini run works, but:\n  a\n  b\n"
         );
         let failed = Err(Error::new("mount(\"x\"): no"));
