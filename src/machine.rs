@@ -296,6 +296,9 @@ fn on_console(command: &[Vec<u8>]) -> Job {
 
 /// The shell of the initramfs.
 fn shell() {
+    if !Path::new("/bin/sh").exists() {
+        return say("mini: mini.exit=shell: there is no /bin/sh\n");
+    }
     say("mini: mini.exit=shell: the machine powers off when the shell ends\n");
     boot::run(&mut [on_console(&[b"/bin/sh".to_vec()])], STOPPING);
 }
