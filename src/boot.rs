@@ -326,7 +326,7 @@ pub fn run(jobs: &mut [Job], ending: SignalSet) -> (Option<i32>, u8) {
             note(job, &mut failure);
             continue;
         }
-        let timeout = (next != u64::MAX).then(|| next - now);
+        let timeout = (next != u64::MAX).then(|| next.saturating_sub(now));
         match sys::wait_signal(ending | CHILD, timeout) {
             Ok(signal) if signal as u32 != raw::SIGCHLD => {
                 for job in jobs.iter_mut().filter(|_| stop.is_some()) {
