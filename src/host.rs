@@ -149,8 +149,11 @@ pub fn probe(spec: &Spec) -> Result<Host> {
     }
     let (run, cover) = run_directory(privileged, uid)?;
     let store = store_directory(privileged, &run)?;
-    let mount_setattr = sys::has_mount_setattr();
-    let idmaps = mount_setattr && privileged;
+    let mount_setattr = sys::has_mount_call(raw::__NR_mount_setattr);
+    let idmaps = mount_setattr
+        && privileged
+        && sys::has_mount_call(raw::__NR_open_tree)
+        && sys::has_mount_call(raw::__NR_move_mount);
     let idmappable = |path: &Path| idmaps && idmappable(path, version);
     let erofs = has("erofs") || module(&release, "erofs");
     let terminals = [0, 1, 2].map(|number| isatty(sys::borrow(number)));
@@ -247,19 +250,31 @@ fn idmappable(path: &Path, version: (u32, u32)) -> bool {
     let there = path.ancestors().find_map(|path| {
         let empty = path.as_os_str().is_empty();
         let path = if empty { Path::new(".") } else { path };
-        rustix::fs::statfs(path.as_os_str().as_bytes()).ok()
+        let status = rustix::fs::statfs(path.as_os_str().as_bytes()).ok()?;
+        Some((status.f_type as u32, path))
     });
-    let since = match there.map_or(0, |status| status.f_type as u32) {
-        0x0000_ef53 => (5, 19), // ext2, ext3, ext4: 5.12
-        0x5846_5342 => (5, 19), // xfs: 5.12
-        0x9123_683e => (5, 19), // btrfs: 5.15
-        0xf2f5_2010 => (5, 19), // f2fs: 5.18
-        0xe0f5_e1e2 => (5, 19), // erofs
-        0x7371_7368 => (6, 2),  // squashfs
-        0x0102_1994 => (6, 3),  // tmpfs
+    let (kind, path) = there.unwrap_or((0, path));
+    let since = match kind {
+        0x0000_ef53 => (5, 19),                          // ext2, ext3, ext4: 5.12
+        0x5846_5342 => (5, 19),                          // xfs: 5.12
+        0x9123_683e => (5, 19),                          // btrfs: 5.15
+        0xf2f5_2010 => (5, 19),                          // f2fs: 5.18
+        0xe0f5_e1e2 => (5, 19),                          // erofs
+        0x7371_7368 => (6, 2),                           // squashfs
+        0x0102_1994 if !on_initial_root(path) => (6, 3), // tmpfs
         _ => return false,
     };
     version >= since
+}
+
+/// Whether this is in the initial root file system: a tmpfs in all but its type, rootfs (init/do_mounts.c), which cannot be
+/// idmapped.
+fn on_initial_root(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| fs::metadata(path).map(|status| status.dev()).ok();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut roots = mounts.lines().filter(|line| line.contains(" / "));
+    device(path) == device(Path::new("/")) && roots.any(|line| line.contains(" rootfs "))
 }
 
 /// Whether a file system of this type is a tmpfs or a ramfs (linux/magic.h).

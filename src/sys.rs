@@ -174,12 +174,13 @@ fn set_attributes(directory: usize, path: &CStr, flags: u32, set: &[u64; 4]) -> 
     unsafe { call(raw::__NR_mount_setattr, [directory, path, flags, set, size]) }.map(drop)
 }
 
-/// Whether there is `mount_setattr(2)`: EINVAL for a structure without a size comes before any question of privilege;
-/// ENOSYS says that there is not, EPERM that a filter around mini does not know it.
-pub fn has_mount_setattr() -> bool {
-    let arguments = [raw::AT_FDCWD as usize, pointer(Some(c"")), 0, 0, 0];
-    // SAFETY: a null structure of no size is not read.
-    let result = unsafe { call(raw::__NR_mount_setattr, arguments) };
+/// Whether there is this call, of open_tree(2), move_mount(2) and mount_setattr(2): EINVAL for flags that do not exist comes
+/// first (for `move_mount` after CAP_SYS_ADMIN); ENOSYS says that there is not, EPERM that a filter around mini does not
+/// know it.
+pub fn has_mount_call(number: u32) -> bool {
+    let arguments = [raw::AT_FDCWD as usize, pointer(Some(c"")), !0, 0, !0];
+    // SAFETY: nothing is read but the empty path.
+    let result = unsafe { call(number, arguments) };
     result == Err(Errno::INVAL)
 }
 

@@ -129,6 +129,36 @@ fn without_mount_setattr() {
 }
 
 #[test]
+fn without_pidfd_open() {
+    all_is_well("pidfd_open", "pidfd_open");
+}
+
+#[test]
+fn without_open_tree() {
+    all_is_well("open_tree", "open_tree");
+}
+
+#[test]
+fn without_move_mount() {
+    all_is_well("move_mount", "move_mount");
+}
+
+#[test]
+fn without_fsopen() {
+    all_is_well("fsopen", "fsopen");
+}
+
+#[test]
+fn without_statx() {
+    all_is_well("statx", "statx");
+}
+
+#[test]
+fn without_copy_file_range() {
+    all_is_well("copy_file_range", "copy_file_range");
+}
+
+#[test]
 fn without_any_of_them() {
     all_is_well("all", "openat2,clone3,close_range,mount_setattr");
 }
