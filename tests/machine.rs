@@ -1,6 +1,7 @@
-//! mini on other kernels: Debian's 6.1 and 6.12 (rootfs-build/kernel), booted in QEMU with a root file system on a disk
-//! (ext4), where mini is an ordinary program. Below 6.4 there is no EROFS that takes a tar as its device, and below 6.12
-//! none without loop devices; tmpfs cannot be idmapped below 6.3: the same commands have to work all the same.
+//! mini on other kernels: Debian's 6.1 and 6.12 (rootfs-build/kernel), booted in QEMU, where mini is an ordinary program;
+//! with a root file system on a disk (ext4), or in the initramfs and mini as PID 1, on x86_64 and arm64. Below 6.4 there is
+//! no EROFS that takes a tar as its device, and below 6.12 none without loop devices; tmpfs cannot be idmapped below 6.3, an
+//! initramfs never: the same commands have to work all the same. (Containers of a boot file: tests/boot.rs.)
 //!
 //! A machine is booted once and all checks run in it, one after the other (tests/machine/init): booting takes seconds,
 //! as the processor is emulated.
@@ -13,18 +14,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::{Output, Run, have, have_program, is_core, mini, rootfs};
+use support::qemu::Kernel;
+use support::{Output, have, have_program, is_core, rootfs};
 
 /// Whether mini has `--store` and mounts tars by an index; zstd, xz, layers, archives of images and file systems in
 /// files come with it.
 const INDEX: bool = true;
-
-/// How long a machine may run, in seconds.
-const LIMIT: u64 = 300;
-
-/// What the emulated machine is like. `max` has rdrand, without which the kernel's random numbers take long to be ready.
-const QEMU: &str = "-M pc -accel tcg -cpu max -smp 2 -m 512 -nodefaults -no-user-config -no-reboot \
-                    -display none -serial stdio";
 
 // --- a machine -------------------------------------------------------------------------------------------------
 
@@ -34,7 +29,9 @@ struct Machine {
     dir: PathBuf,
     /// busybox.tar.
     busybox: String,
-    kernel: PathBuf,
+    kernel: Kernel,
+    /// Whether the root file system is the initramfs, not a disk.
+    in_memory: bool,
     checks: Vec<Check>,
 }
 
@@ -45,32 +42,28 @@ struct Check {
 }
 
 impl Machine {
-    /// A machine with the newest kernel of a series, such as `6.1.`.
-    fn new(series: &str) -> Option<Machine> {
-        let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kernels");
-        let suits = |path: &PathBuf| {
-            let name = path.file_name().unwrap().to_string_lossy();
-            name.starts_with(series) && name.ends_with("-amd64") && path.join("vmlinuz").exists()
-        };
-        let entries = fs::read_dir(kernels).into_iter().flatten().flatten();
-        let kernel = entries.map(|entry| entry.path()).filter(suits).max();
-        let reason = format!("there is no target/kernels/{series}* (rootfs-build/kernel makes it)");
-        let programs = have_program("qemu-system-x86_64") && have_program("mke2fs");
-        let missing = "no emulator or no mke2fs (rootfs-build/setup vm)";
-        if !have("vm", kernel.is_some(), &reason) || !have("vm", programs, missing) {
+    /// A machine with the newest kernel of a series, such as `6.1.`, for `amd64` or `arm64`.
+    fn new(series: &str, architecture: &str, in_memory: bool) -> Option<Machine> {
+        let kernel = Kernel::find(series, architecture)?;
+        let programs = have_program("mke2fs");
+        if !have("vm", programs, "no mke2fs (rootfs-build/setup vm)") {
             return None;
         }
         let root = rustix::process::geteuid().is_root();
         if !have("root", root, "a disk with everybody's files needs root") {
             return None;
         }
-        let busybox = rootfs("busybox.tar")?;
-        let dir = format!("/var/tmp/mini-test-machine-{series}{}", std::process::id());
+        let busybox = rootfs(kernel.target().1)?;
+        kernel.mini()?;
+        let kind = if in_memory { "memory" } else { "disk" };
+        let name = format!("{series}{architecture}-{kind}-{}", std::process::id());
+        let dir = format!("/var/tmp/mini-test-machine-{name}");
         fs::create_dir(&dir).unwrap();
         Some(Machine {
             dir: dir.into(),
             busybox,
-            kernel: kernel?,
+            kernel,
+            in_memory,
             checks: Vec::new(),
         })
     }
@@ -78,16 +71,6 @@ impl Machine {
     /// A file of those it is made of.
     fn text(&self, name: &str) -> String {
         self.dir.join(name).to_str().unwrap().to_owned()
-    }
-
-    /// What `uname -r` says.
-    fn release(&self) -> String {
-        self.kernel
-            .file_name()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_owned()
     }
 
     fn check(&mut self, script: &str, verify: impl Fn(Output) + 'static) {
@@ -127,33 +110,43 @@ impl Machine {
     /// Makes the disk's contents: busybox.tar's, mini, and the images.
     fn prepare(&self) {
         let disk = self.dir.join("disk");
-        for directory in ["images", "checks"] {
+        for directory in ["images", "checks", "lib/modules/mini"] {
             fs::create_dir_all(disk.join(directory)).unwrap();
         }
         shell(&format!("tar xpf {} -C {}", self.busybox, disk.display()));
-        fs::copy(mini(), self.dir.join("disk/usr/bin/mini")).unwrap();
+        let mini = self.kernel.mini().unwrap();
+        fs::copy(mini, self.dir.join("disk/usr/bin/mini")).unwrap();
         fs::copy(&self.busybox, self.image("busybox.tar")).unwrap();
     }
 
-    /// The file system the kernel starts from: the modules and what loads them.
-    fn initramfs(&self) -> String {
-        let top = self.dir.join("initramfs");
-        for directory in ["bin", "dev", "disk", "modules"] {
-            fs::create_dir_all(top.join(directory)).unwrap();
-        }
+    /// The file system the kernel starts from: what the disk would have, or the modules and what makes the disk the root.
+    fn initramfs(&self) -> PathBuf {
+        let (disk, mut top) = (self.dir.join("disk"), self.dir.join("disk"));
         let init = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machine/init");
-        fs::copy(&init, top.join("init")).unwrap();
-        fs::copy(init, self.dir.join("disk/init")).unwrap();
-        fs::copy(self.dir.join("disk/bin/busybox"), top.join("bin/busybox")).unwrap();
-        symlink("busybox", top.join("bin/sh")).unwrap();
-        for module in fs::read_dir(self.kernel.join("modules")).unwrap().flatten() {
-            fs::copy(module.path(), top.join("modules").join(module.file_name())).unwrap();
+        fs::copy(&init, disk.join("init")).unwrap();
+        let mut modules = disk.join("lib/modules/mini");
+        if !self.in_memory {
+            top = self.dir.join("initramfs");
+            for directory in ["bin", "dev", "disk", "modules"] {
+                fs::create_dir_all(top.join(directory)).unwrap();
+            }
+            fs::copy(init, top.join("init")).unwrap();
+            fs::copy(disk.join("bin/busybox"), top.join("bin/busybox")).unwrap();
+            symlink("busybox", top.join("bin/sh")).unwrap();
+            modules = top.join("modules");
         }
-        let archive = self.text("initramfs.cpio");
+        for module in fs::read_dir(self.kernel.directory.join("modules")).unwrap() {
+            let module = module.unwrap();
+            fs::copy(module.path(), modules.join(module.file_name())).unwrap();
+        }
+        let archive = self.dir.join("initramfs.cpio");
         // cpio(5): the "new ASCII" format is the one that the kernel unpacks.
-        let pack = "find . | disk/bin/busybox cpio -o -H newc 2>/dev/null";
-        let pack = pack.replace("disk", &self.text("disk"));
-        shell(&format!("cd {} && {pack} > {archive}", top.display()));
+        let pack = "find . | busybox cpio -o -H newc 2>/dev/null";
+        shell(&format!(
+            "cd {} && {pack} > {}",
+            top.display(),
+            archive.display()
+        ));
         archive
     }
 
@@ -163,25 +156,14 @@ impl Machine {
             let file = self.dir.join("disk/checks").join(format!("{number:03}"));
             fs::write(file, &check.script).unwrap();
         }
-        let (initramfs, disk) = (self.initramfs(), self.text("disk.ext4"));
-        shell(&format!(
-            "mke2fs -q -t ext4 -d {} {disk} 256M",
-            self.text("disk")
-        ));
-        let kernel = self.kernel.join("vmlinuz");
-        let machine = Run::new("qemu-system-x86_64")
-            .args(&QEMU.split_whitespace().collect::<Vec<_>>())
-            .limit(LIMIT)
-            .args(&[
-                "-kernel",
-                kernel.to_str().unwrap(),
-                "-initrd",
-                &initramfs,
-                "-append",
-                "console=ttyS0 loglevel=1 panic=-1",
-                "-drive",
-                &format!("if=virtio,format=raw,cache=unsafe,file={disk}"),
-            ]);
+        let mut machine = self.kernel.boot(&self.initramfs(), "");
+        if !self.in_memory {
+            let disk = self.text("disk.ext4");
+            let tree = self.text("disk");
+            shell(&format!("mke2fs -q -t ext4 -d {tree} {disk} 256M"));
+            let drive = format!("if=virtio,format=raw,cache=unsafe,file={disk}");
+            machine = machine.args(&["-drive", &drive]);
+        }
         let console = machine.output().expect(0).stdout.replace('\r', "");
         assert!(
             console.contains("\n@ end\n"),
@@ -194,7 +176,7 @@ impl Machine {
             let output = found
                 .remove(&format!("{number:03}"))
                 .unwrap_or_else(|| panic!("{console}"));
-            let shown = format!("{}: $ {}\n{output:?}", self.release(), check.script);
+            let shown = format!("{}: $ {}\n{output:?}", self.kernel.release(), check.script);
             if catch_unwind(AssertUnwindSafe(|| (check.verify)(output))).is_err() {
                 failed.push(shown);
             }
@@ -245,7 +227,7 @@ fn shell(script: &str) {
 
 /// What works on every kernel.
 fn everywhere(machine: &mut Machine) {
-    let release = machine.release() + "\n";
+    let release = format!("{}\n", machine.kernel.release());
     machine.says("uname -r", &release);
     machine.says("mini run busybox.tar -- uname -r", &release);
 
@@ -422,7 +404,7 @@ fn images(machine: &mut Machine) {
 /// No EROFS for tars, no idmapped tmpfs: everything is unpacked.
 #[test]
 fn linux_6_1() {
-    let Some(mut machine) = Machine::new("6.1.") else {
+    let Some(mut machine) = Machine::new("6.1.", "amd64", false) else {
         return;
     };
     machine.prepare();
@@ -443,7 +425,7 @@ fn linux_6_1() {
 /// EROFS in a file with a tar as its device.
 #[test]
 fn linux_6_12() {
-    let Some(mut machine) = Machine::new("6.12.") else {
+    let Some(mut machine) = Machine::new("6.12.", "amd64", false) else {
         return;
     };
     machine.prepare();
@@ -469,6 +451,28 @@ fn linux_6_12() {
             "CONFIG_EROFS_FS",
         );
     }
+    nothing_left(&mut machine);
+    machine.boot();
+}
+
+/// The root is in memory, and is what pivot_root does not take.
+#[test]
+fn linux_6_12_in_an_initramfs() {
+    in_an_initramfs("6.12.", "amd64");
+}
+
+#[test]
+#[cfg(feature = "images")] // of arm64 only the whole of mini is built
+fn arm64_in_an_initramfs() {
+    in_an_initramfs("6.1.", "arm64");
+}
+
+fn in_an_initramfs(series: &str, architecture: &str) {
+    let Some(mut machine) = Machine::new(series, architecture, true) else {
+        return;
+    };
+    machine.prepare();
+    everywhere(&mut machine);
     nothing_left(&mut machine);
     machine.boot();
 }

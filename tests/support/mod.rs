@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub mod images;
+pub mod qemu;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -83,45 +84,50 @@ pub fn rootfs(name: &str) -> Option<String> {
 /// The guest, built as mini is (the toolchain of .cargo/toolchain where there is one).
 pub fn guest() -> &'static str {
     static GUEST: OnceLock<String> = OnceLock::new();
-    GUEST.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
-        let bin = checkout().join(".cargo/toolchain/bin");
-        let mut path = std::env::var_os("PATH").unwrap_or_default();
-        let mut cargo = PathBuf::from("cargo");
-        if bin.join("cargo").exists() {
-            cargo = bin.join("cargo");
-            let paths = [bin]
-                .into_iter()
-                .chain(std::env::split_paths(&path))
-                .collect::<Vec<_>>();
-            path = std::env::join_paths(paths).unwrap();
+    GUEST.get_or_init(|| guest_for("x86_64"))
+}
+
+/// The guest for another architecture, as Rust calls it.
+pub fn guest_for(architecture: &str) -> String {
+    let triple = format!("{architecture}-unknown-linux-musl");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
+    let bin = checkout().join(".cargo/toolchain/bin");
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    let mut cargo = PathBuf::from("cargo");
+    if bin.join("cargo").exists() {
+        cargo = bin.join("cargo");
+        let paths = [bin]
+            .into_iter()
+            .chain(std::env::split_paths(&path))
+            .collect::<Vec<_>>();
+        path = std::env::join_paths(paths).unwrap();
+    }
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--release", "--quiet", "--target", &triple])
+        .arg("--target-dir")
+        .arg(&target);
+    // What `cargo test` set for this process is not meant for that build.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("CARGO_") && name != "CARGO_HOME"
+            || name.starts_with("RUST") && name != "RUSTUP_HOME"
+        {
+            command.env_remove(name);
         }
-        let mut command = Command::new(cargo);
-        command
-            .args(["build", "--release", "--quiet", "--target-dir"])
-            .arg(&target);
-        // What `cargo test` set for this process is not meant for that build.
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy().into_owned();
-            if name.starts_with("CARGO_") && name != "CARGO_HOME"
-                || name.starts_with("RUST") && name != "RUSTUP_HOME"
-            {
-                command.env_remove(name);
-            }
-        }
-        let output = command
-            .env("PATH", path)
-            .current_dir(checkout().join("tests/guest"))
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "tests/guest: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let guest = target.join("x86_64-unknown-linux-musl/release/guest");
-        guest.to_str().unwrap().to_owned()
-    })
+    }
+    let output = command
+        .env("PATH", path)
+        .current_dir(checkout().join("tests/guest"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "tests/guest: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let guest = target.join(triple).join("release/guest");
+    guest.to_str().unwrap().to_owned()
 }
 
 // --- running programs ------------------------------------------------------------------------------------------
@@ -288,10 +294,16 @@ impl Running {
     /// Everything it has written to standard output until `text` is part of it.
     #[track_caller]
     pub fn until(&mut self, text: &str) -> String {
+        self.until_that(&format!("{text:?}"), |seen| seen.contains(text))
+    }
+
+    /// Everything it has written to standard output until that is right; `wanted` says what would be.
+    #[track_caller]
+    pub fn until_that(&mut self, wanted: &str, right: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + self.limit;
         loop {
             let seen = String::from_utf8_lossy(&self.seen).into_owned();
-            if seen.contains(text) {
+            if right(&seen) {
                 return seen;
             }
             match self
@@ -300,7 +312,7 @@ impl Running {
             {
                 Ok(bytes) => self.seen.extend(bytes),
                 Err(error) => panic!(
-                    "{}: no {text:?} in {seen:?}: {error}\n{}",
+                    "{}: no {wanted} in {seen:?}: {error}\n{}",
                     self.shown,
                     self.errors()
                 ),

@@ -1,0 +1,296 @@
+//! mini as the machine's PID 1: real kernels booted in QEMU, with an initramfs of rootfs-build/initramfs in which there is
+//! nothing but mini, a boot file, modules and one image. What is tested is on the console: nobody else is there to look.
+
+mod support;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use support::qemu::Kernel;
+use support::{Report, guest_for, rootfs};
+
+/// Containers that end, fail, cannot run and stay; `look` says what it sees, and tries to leave its root. `power`
+/// has the machine's console: it does what is typed there.
+const BOOT_FILE: &str = r#"# The machine's containers.
+--quiet --name once --restart on-failure /image.tar -- echo 'once: "quoted"'
+--quiet --name crash --restart on-failure:3 /image.tar -- sh -c 'echo crash: here; exit 3'
+--quiet --name bad --no-such-option /image.tar
+--quiet --name absent /absent.tar
+--quiet --name stays --restart always /image.tar -- \
+    sh -c 'trap "sleep 0.3; echo stays: stops; exit 0" TERM; echo stays: up; while :; do sleep 0.1; done'
+--quiet --name late /image.tar -- \
+    sh -c 'trap "echo late: stops; exit 0" TERM; echo late: up; while :; do sleep 0.1; done'
+--quiet --name look /image.tar -- sh /look
+--quiet --name power --privileged --pid host -i /image.tar -- sh /power
+"#;
+
+const LOOK: &str = r#"
+/guest report | sed 's/^/look /'
+{
+    sed 's/^/init-mount /' /proc/1/mountinfo
+    sed 's/^/cgroup /' /proc/self/cgroup
+    /guest attack chroot:/canary cwd:/canary
+    echo end
+} | sed 's/^/look /'
+"#;
+
+const POWER: &str = r#"
+echo power: ready
+read -r signal
+kill -$signal 1
+sleep 1000
+"#;
+
+/// A machine to be booted.
+struct Machine {
+    kernel: Kernel,
+    directory: PathBuf,
+}
+
+impl Machine {
+    fn new(name: &str, series: &str, architecture: &str) -> Option<Machine> {
+        let kernel = Kernel::find(series, architecture)?;
+        let (machine, busybox) = kernel.target();
+        let busybox = rootfs(busybox)?;
+        let binary = kernel.mini()?;
+        let directory = format!("/var/tmp/mini-test-boot-{name}-{}", std::process::id());
+        fs::create_dir(&directory).unwrap();
+        let directory = PathBuf::from(directory);
+        // The guest is in the image: a volume could not be idmapped everywhere.
+        let image = directory.join("image.tar");
+        fs::copy(&busybox, &image).unwrap();
+        fs::copy(guest_for(machine), directory.join("guest")).unwrap();
+        fs::write(directory.join("look"), LOOK).unwrap();
+        fs::write(directory.join("power"), POWER).unwrap();
+        let mut add = Command::new("tar");
+        add.current_dir(&directory)
+            .args([
+                "--owner=0",
+                "--group=0",
+                "--format=ustar",
+                "-rf",
+                "image.tar",
+            ])
+            .args(["guest", "look", "power"]);
+        assert!(add.status().unwrap().success());
+        fs::write(directory.join("boot"), BOOT_FILE).unwrap();
+        fs::write(directory.join("canary"), "outside\n").unwrap();
+        fs::copy(binary, directory.join("mini")).unwrap();
+        Some(Machine { kernel, directory })
+    }
+
+    /// Makes the initramfs, with these of the kernel's modules.
+    fn initramfs(&self, modules: &[&str]) -> PathBuf {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/rootfs-build/initramfs");
+        let out = self.directory.join("initramfs");
+        let mut make = Command::new(script);
+        make.current_dir(&self.directory)
+            .args(["--mini", "mini"])
+            .arg(&out);
+        make.args(["boot:/etc/mini.boot", "image.tar", "canary"]);
+        // Their names begin with numbers, and they depend on those before.
+        for module in fs::read_dir(self.kernel.directory.join("modules")).unwrap() {
+            let path = module.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if modules
+                .iter()
+                .any(|module| name.ends_with(&format!("-{module}.ko")))
+            {
+                make.arg(format!("{}:/lib/modules/mini/{name}", path.display()));
+            }
+        }
+        let output = make.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        out
+    }
+
+    /// Boots the boot file, and types a signal for PID 1 when everything has come to rest. Returns what was on the console.
+    fn boot_file(&self, modules: &[&str], words: &str, signal: &str) -> String {
+        let mut boot = self.kernel.boot(&self.initramfs(modules), words);
+        boot.command.stdin(Stdio::piped());
+        let mut running = boot.start();
+        for text in ["power: ready", "stays: up", "late: up", "look end"] {
+            running.until(text);
+        }
+        // Carriage returns: a container with -i has the terminal, which is then raw.
+        running.until_that("end of line 3", |seen| {
+            (seen.replace('\r', "")).contains("line 3: exit status 3\n")
+        });
+        let input = running.child.stdin.as_mut().unwrap();
+        input.write_all(format!("{signal}\n").as_bytes()).unwrap();
+        running.wait().expect(0).stdout.replace('\r', "")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The lines of the console that begin so, without that.
+fn lines<'a>(console: &'a str, start: &str) -> Vec<&'a str> {
+    console
+        .lines()
+        .filter_map(|line| line.strip_prefix(start))
+        .collect()
+}
+
+/// What the boot file has to lead to on every kernel, until `end` ("power off") is done.
+fn as_written(console: &str, end: &str) {
+    assert_eq!(lines(console, "once: "), ["\"quoted\""], "{console}");
+    assert_eq!(lines(console, "crash: "), ["here"; 4], "{console}");
+    let messages = lines(console, "mini: \"/etc/mini.boot\" line ");
+    for message in [
+        "3: exit status 3, again in 100 ms",
+        "3: exit status 3, again in 200 ms",
+        "3: exit status 3, again in 400 ms",
+        "3: exit status 3",
+        "5: exit status 125",
+    ] {
+        let count = messages.iter().filter(|line| **line == message).count();
+        assert_eq!(count, 1, "{message}: {console}");
+    }
+    let bad = messages.iter().filter(|line| line.starts_with("4: "));
+    assert!(
+        bad.clone().all(|line| line.contains("--no-such-option")) && bad.count() == 1,
+        "{console}"
+    );
+    assert!(
+        console.contains("open(\"/absent.tar\"): No such file or directory"),
+        "{console}"
+    );
+    // The last line is stopped first, and the one before when that has ended.
+    let place = |text: &str| {
+        console
+            .find(text)
+            .unwrap_or_else(|| panic!("no {text}: {console}"))
+    };
+    let order = [
+        place("late: stops"),
+        place("stays: stops"),
+        place(&format!("mini: {end}\n")),
+    ];
+    assert!(order.is_sorted(), "{console}");
+    let last = match end {
+        "reboot" => "reboot: Restarting system",
+        _ => "reboot: Power down",
+    };
+    assert!(console.contains(last), "{console}");
+
+    locked_down(console);
+}
+
+/// A default container: its root was pivoted, and is not to be left; and what protects the machine is in force.
+fn locked_down(console: &str) {
+    let mut report = Report(lines(console, "look ").join("\n"));
+    report.0.push('\n');
+    let status = |key: &str| report.get(key).to_owned();
+    let caps = ["CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb"].map(status);
+    let (granted, none) = ("00000000800405fb", "0000000000000000");
+    assert_eq!(caps, [granted, granted, granted, none, none], "{console}");
+    assert_eq!(
+        (report.get("Seccomp"), report.get("NoNewPrivs")),
+        ("2", "1")
+    );
+    let map: Vec<u64> = report
+        .get("uid_map")
+        .split(' ')
+        .map(|word| word.parse().unwrap())
+        .collect();
+    assert!(map[0] == 0 && map[1] >= 65536 && map[2] == 65536, "{map:?}");
+    assert_eq!(report.get("cgroup"), "0::/");
+    // The root of the mounts that PID 1 of the container sees is its own: there is no other below or beside it.
+    let mounts = report.all("init-mount");
+    let roots = mounts
+        .iter()
+        .filter(|line| line.split(' ').nth(4) == Some("/"));
+    assert_eq!(roots.count(), 1, "{mounts:?}");
+    for mount in &mounts {
+        let fields: Vec<&str> = mount.split(' ').collect();
+        let (from, at) = (fields[3], fields[4]);
+        let own = ["/proc", "/sys", "/dev", "/etc"];
+        assert!(
+            at == "/" || own.iter().any(|top| at.starts_with(top)),
+            "{mount}"
+        );
+        // Without overlay the root is a directory of the initial root file system, but never that as a whole.
+        assert!(
+            !mount.contains(" - rootfs ") || at == "/" && from.ends_with("/lower"),
+            "{mount}"
+        );
+    }
+    assert_eq!(report.get("chroot:/canary"), "ENOENT");
+    assert_eq!(report.get("cwd:/canary"), "ENOENT");
+}
+
+const ALL: [&str; 4] = ["loop", "overlay", "libcrc32c", "erofs"];
+
+#[test]
+fn linux_6_1_with_the_overlay_module() {
+    let Some(machine) = Machine::new("overlay", "6.1.", "amd64") else {
+        return;
+    };
+    let console = machine.boot_file(&["overlay"], "", "USR2");
+    as_written(&console, "power off");
+    assert!(console.contains(" - overlay "), "{console}");
+}
+
+#[test]
+fn linux_6_1_without_modules() {
+    let Some(machine) = Machine::new("poor", "6.1.", "amd64") else {
+        return;
+    };
+    let console = machine.boot_file(&[], "", "INT");
+    as_written(&console, "reboot");
+    assert!(!console.contains(" - overlay "), "{console}");
+}
+
+#[test]
+fn linux_6_12_with_overlay_and_erofs() {
+    let Some(machine) = Machine::new("erofs", "6.12.", "amd64") else {
+        return;
+    };
+    let console = machine.boot_file(&ALL, "", "USR2");
+    as_written(&console, "power off");
+    assert!(console.contains(" - overlay "), "{console}");
+    lone(&machine);
+}
+
+#[test]
+#[cfg(feature = "images")] // of arm64 only the whole of mini is built
+fn linux_6_1_on_arm64() {
+    let Some(machine) = Machine::new("arm64", "6.1.", "arm64") else {
+        return;
+    };
+    let console = machine.boot_file(&ALL, "", "USR2");
+    as_written(&console, "power off");
+    lone(&machine);
+}
+
+/// One container, named on the kernel's command line: its exit status decides. Prints how soon it ran.
+#[cfg_attr(not(feature = "images"), allow(dead_code))]
+fn lone(machine: &Machine) {
+    let initramfs = machine.initramfs(&["overlay"]);
+    // The kernel says when it starts /init at level 6.
+    let words = "loglevel=7 mini.image=/image.tar mini.args=\"--quiet --hostname one\" \
+                 mini.cmd=\"sh -c 'read up rest < /proc/uptime; echo at $up on $(hostname); exit 133'\"";
+    let output = machine.kernel.boot(&initramfs, words).output();
+    let console = output.expect(0).stdout.replace('\r', "");
+    let done = console.contains("mini: reboot (exit status 133)\n")
+        && console.contains("reboot: Restarting system");
+    assert!(done, "{console}");
+    let started = (console.lines())
+        .find_map(|line| line.strip_suffix("] Run /init as init process"))
+        .unwrap_or_else(|| panic!("{console}"));
+    let first = lines(&console, "at ")[0].strip_suffix(" on one").unwrap();
+    let seconds = |text: &str| text.trim_matches(['[', ' ']).parse::<f64>().unwrap();
+    // Not captured, so that tests/run shows it.
+    let _ = writeln!(
+        std::io::stderr(),
+        "{}: {:.2} s from the kernel's start of /init to the command's first output",
+        machine.kernel.release(),
+        seconds(first) - seconds(started)
+    );
+}
