@@ -270,7 +270,6 @@ fn linux_6_1_on_arm64() {
 }
 
 /// One container, named on the kernel's command line: its exit status decides. Prints how soon it ran.
-#[cfg_attr(not(feature = "images"), allow(dead_code))]
 fn lone(machine: &Machine) {
     let initramfs = machine.initramfs(&["overlay"]);
     // The kernel says when it starts /init at level 6.
