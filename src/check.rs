@@ -1,6 +1,6 @@
 //! `mini check`: what this kernel offers, and what would become of a `mini run`. Entry: [`run`].
 //!
-//! Nothing is concluded from version numbers: each row is tried in a process of its own (fork), which has its own mounts and
+//! Hardly anything is concluded from version numbers: a row is tried in a process of its own (fork), which has its own mounts and
 //! namespaces and ends at once. Then a whole container is set up, from the command line given or else with the defaults
 //! from a small archive, up to and without the execve of its command ([`rehearse`]): that is what `mini run`
 //! does, so it cannot say anything else.
@@ -26,7 +26,7 @@ use crate::spec::Spec;
 use crate::userns;
 
 /// The features, and behind a colon what mini does without each and what it takes to have it.
-const FEATURES: [&str; 28] = [
+const FEATURES: [&str; 29] = [
     "clone3: clone does it (Linux 5.3)",
     "openat2: paths in images are walked, one component at a time (Linux 5.6)",
     "close_range: /proc/self/fd is used (Linux 5.9)",
@@ -48,7 +48,8 @@ const FEATURES: [&str; 28] = [
     "overlay in a user namespace: with a directory root inside is root outside (Linux 5.11)",
     "user attributes on tmpfs: changes go to disk (Linux 6.6)",
     "idmapped tmpfs: --store tmpfs is unpacked for the container's ids (Linux 6.3)",
-    "erofs: archives are unpacked (CONFIG_EROFS_FS)",
+    "erofs: no erofs images, and archives are unpacked (CONFIG_EROFS_FS)",
+    "archives as they lie: they are unpacked (Linux 6.4, CONFIG_EROFS_FS, root)",
     "squashfs: no squashfs images (CONFIG_SQUASHFS)",
     "ext4: no ext4 images (CONFIG_EXT4_FS)",
     "loop devices: no squashfs and ext4 images in files (CONFIG_BLK_DEV_LOOP)",
@@ -82,6 +83,7 @@ fn probe(feature: &str) -> Io<()> {
         "user attributes on tmpfs" => attributes(),
         "idmapped tmpfs" => idmap(),
         "erofs" => disk("erofs"),
+        "archives as they lie" => indexed(),
         "squashfs" => disk("squashfs"),
         "ext4" => disk("ext4"),
         "loop devices" => loops(),
@@ -183,6 +185,15 @@ fn namespace(flag: u32) -> Io<()> {
     match flag {
         raw::CLONE_NEWUSER => sys::unshare(flag),
         _ => enter().and_then(|()| sys::unshare(flag)),
+    }
+}
+
+/// What a run decides by. Whether it then works depends on where archive and store lie.
+fn indexed() -> Io<()> {
+    let host = crate::cli::plain().and_then(|spec| crate::host::probe(&spec));
+    match host.map(|host| host.no_index) {
+        Ok(None) => Ok(()),
+        _ => Err(Errno::OPNOTSUPP),
     }
 }
 

@@ -253,6 +253,23 @@ fn everywhere(machine: &mut Machine) {
     machine.fails("mini run busybox.tar -- /none", 127, "/none");
     machine.fails("mini run /images/none.tar -- true", 125, "/images/none.tar");
 
+    // `mini check` says what a run then does; a directory is run by other means than an archive.
+    for (what, tree) in [
+        ("busybox.tar", ""),
+        ("tree", "mkdir tree; tar xf busybox.tar -C tree;"),
+    ] {
+        let script = format!(
+            "{tree} mini check run {what} -- true | sed -n 's/^  //p' > /tmp/said
+             mini run --trace {what} -- true 2>&1 | sed -n 's/^# degraded: //p' > /tmp/notes
+             diff /tmp/said /tmp/notes && echo same; rm -rf tree"
+        );
+        machine.says(&script, "same\n");
+    }
+    let table = "mini check | grep '^no ' | cut -d: -f1 | cut -c6-";
+    let old = machine.kernel.release().starts_with("6.1.");
+    let missing = "user attributes on tmpfs\nidmapped tmpfs\narchives as they lie\n";
+    machine.says(table, if old { missing } else { "" });
+
     // Wherever the image and the store are: here the file system cannot be idmapped below 6.3.
     machine.says(
         &format!("MINI_ROOT=/tmp/store mini run busybox.tar -- sh -c {look}; rm -r /tmp/store"),
