@@ -535,6 +535,8 @@ fn an_error_at_every_step_of_bringing_an_image_is_reported_and_undone() {
         }
         // Without the lock it cannot be known whose file that is: it is left to the next command.
         problems.retain(|problem| !(problem.contains("=flock:") && problem.contains("/.new-")));
+        // What the kernel is first asked with invalid arguments tells whether it has idmapped mounts; that is what is said.
+        problems.retain(|problem| !problem.ends_with("the store cannot be idmapped"));
         // (An index that cannot be mounted one way is mounted another way: see tests/old_kernels.rs.)
         let mount = plan.iter().find(|step| step.contains("= {loop}, "));
         assert!(mount.is_none_or(|step| named.contains(step)), "{named:#?}");
