@@ -19,8 +19,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use linux_raw_sys::general as raw;
-use rustix::fd::OwnedFd;
-use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Pid, WaitOptions, wait};
 
 use container::init::ENDING;
@@ -97,6 +95,7 @@ pub fn split(text: &[u8]) -> Vec<(usize, Result<Vec<Vec<u8>>>)> {
                 (Some(byte), Some(open)) if byte == open => quote = None,
                 (Some(b'\\'), None | Some(b'"')) => match bytes.next() {
                     Some(b'\n') => number += 1,
+                    Some(0) => wrong = Some("a zero byte"),
                     None => wrong = Some("nothing follows the backslash"),
                     Some(byte) => {
                         let word: &mut Vec<u8> = word.get_or_insert_default();
@@ -143,13 +142,15 @@ pub struct Job {
     name: String,
     launch: Launch,
     restart: Restart,
+    /// Whether it is the file's only line.
+    pub alone: bool,
     stop_timeout: u64,
     state: State,
     /// How long the next restart waits, and how many there were.
     delay: u64,
     restarts: u32,
-    /// Whether what it has started was killed, because it did not end when it was told to.
-    killed: bool,
+    /// How often what it has started was killed, because it did not end when it was told to.
+    kills: u32,
     /// The exit status it had last.
     pub status: u8,
 }
@@ -164,29 +165,30 @@ enum State {
     Ended,
 }
 
-/// The steps that give a program the caller's terminal, and what they need for it.
-type Console = fn() -> (Vec<Step>, Option<OwnedFd>);
-
-/// Jobs for the lines. `console` makes the steps, and gives the terminal, with which one of them has the caller's
-/// terminal: a line alone, or else the first with -i or -t. Standard input of the others is /dev/null.
-pub fn jobs(lines: Vec<Line>, console: Console) -> Vec<Job> {
-    let alone = lines.len() == 1;
+/// Jobs for the lines, of which a file has so many. One of them has the caller's terminal, by the step `console` if there
+/// is one: a line alone, or else the first with -i or -t. Standard input of the others is /dev/null.
+pub fn jobs(lines: Vec<Line>, count: usize, console: Option<Step>) -> Vec<Job> {
+    let alone = count == 1;
     let interactive = lines.iter().position(|line| alone || line.interactive);
     let job = |(index, line): (usize, Line)| {
         let mut arguments = vec![b"mini".to_vec(), cli::LINE.into()];
+        if !alone {
+            // Progress bars of several would be written over each other.
+            arguments.push(b"--quiet".to_vec());
+        }
         arguments.extend(line.words);
         let command = Command {
             name: c"mini",
             candidates: &[c"/proc/self/exe"],
             arguments: words(&arguments),
         };
-        let (steps, terminal) = match Some(index) == interactive {
-            true => console(),
+        let steps = match Some(index) == interactive {
+            true => console.iter().copied().collect(),
             // Ctrl-C of a terminal is not for it, or all would be stopped at once.
-            false => (vec![Step::Setsid, Step::Null(0)], None),
+            false => vec![Step::Setsid, Step::Null(0)],
         };
-        let mut job = Job::new(line.name, steps, command, terminal);
-        job.restart = line.restart;
+        let mut job = Job::new(line.name, steps, command);
+        (job.restart, job.alone) = (line.restart, alone);
         job.stop_timeout = u64::from(line.stop_timeout) * SECOND;
         job
     };
@@ -195,23 +197,19 @@ pub fn jobs(lines: Vec<Line>, console: Console) -> Vec<Job> {
 
 impl Job {
     /// A command that is run once, after these steps.
-    pub fn new(
-        name: String,
-        mut steps: Vec<Step>,
-        command: Command,
-        terminal: Option<OwnedFd>,
-    ) -> Job {
+    pub fn new(name: String, mut steps: Vec<Step>, command: Command) -> Job {
         // If mini is killed, the containers end in order.
         steps.push(Step::DieWithSupervisor(raw::SIGTERM as i32));
         Job {
             name,
-            launch: Launch::new(steps, command, terminal),
+            launch: Launch::new(steps, command),
             restart: Restart::No,
+            alone: true,
             stop_timeout: u64::from(STOP_TIMEOUT) * SECOND,
             state: State::Waiting(0),
             delay: SHORTEST,
             restarts: 0,
-            killed: false,
+            kills: 0,
             status: 0,
         }
     }
@@ -264,6 +262,12 @@ impl Job {
                 now + self.stop_timeout
             }
             Some(deadline) if deadline > now => return,
+            // It waits for what the kernel does not give, such as a dead disk.
+            Some(_) if self.kills > 5 => {
+                say(&format!("mini: {}: does not end; left behind\n", self.name));
+                self.state = State::Ended;
+                return;
+            }
             Some(_) => {
                 // The container, so that its supervisor can clean up; if that has not helped, the supervisor.
                 let children = format!("/proc/{number}/task/{number}/children");
@@ -271,14 +275,14 @@ impl Job {
                 let children = children
                     .split_ascii_whitespace()
                     .filter_map(|pid| pid.parse().ok());
-                let children: Vec<i32> = children.filter(|_| !self.killed).collect();
+                let children: Vec<i32> = children.filter(|_| self.kills == 0).collect();
                 for pid in children
                     .iter()
                     .chain(children.is_empty().then_some(&number))
                 {
                     let _ = sys::kill(*pid, raw::SIGKILL as i32);
                 }
-                self.killed = true;
+                self.kills += 1;
                 now + SECOND
             }
         };
@@ -344,7 +348,7 @@ pub fn run(jobs: &mut [Job], ending: SignalSet) -> (Option<i32>, u8) {
             let now = sys::clock(raw::CLOCK_MONOTONIC);
             for job in jobs.iter_mut() {
                 match job.state {
-                    State::Running(own, since, None) if own == pid => {
+                    State::Running(own, since, None) if own == pid && stop.is_none() => {
                         job.ended(exit_status(status), since, now);
                         note(job, &mut failure);
                     }
@@ -370,19 +374,9 @@ pub fn up(file: &Path) -> Result<u8> {
         return Err(error!("{}: no line in it", show(file)));
     }
     let ending = ENDING & !sys::ignored(ENDING);
-    let mut jobs = jobs(lines, || (Vec::new(), None));
+    let count = lines.len();
+    let mut jobs = jobs(lines, count, None);
     Ok(run(&mut jobs, ending).1)
-}
-
-/// A copy of descriptor 0, as the controlling terminal of a program.
-pub fn console() -> (Vec<Step>, Option<OwnedFd>) {
-    let terminal = fcntl_dupfd_cloexec(sys::borrow(0), 3).ok();
-    let terminal = terminal.filter(|terminal| rustix::termios::isatty(terminal));
-    let steps = match terminal {
-        Some(_) => vec![Step::Setsid, Step::AttachTerminal],
-        None => vec![Step::Setsid],
-    };
-    (steps, terminal)
 }
 
 #[cfg(test)]
@@ -417,6 +411,7 @@ mod tests {
             ("'a", "! a quote is not closed"),
             ("a\\", "! nothing follows the backslash"),
             ("a\0", "! a zero byte"),
+            ("a\\\0", "! a zero byte"),
         ] {
             assert_eq!(words(text), [(1, expected.to_owned())], "{text}");
         }

@@ -19,7 +19,7 @@ use rustix::process::{WaitOptions, chdir, waitpid};
 
 use container::sys;
 
-use crate::error::{Error, Result, quote, reason};
+use crate::error::{Error, Result, reason};
 use crate::plan::leak;
 use crate::run::rehearse;
 use crate::spec::Spec;
@@ -162,11 +162,18 @@ fn as_json(features: &[(&str, Io<()>)], rehearsed: &Result<Vec<String>>) -> Stri
     format!("{{\"features\":{features},\"left_out\":{left_out},\"error\":{error}}}\n")
 }
 
-/// A string as JSON has it; what JSON has no letter for came out of [`quote`] as `\u{…}` or `\x…`, and is spelled out.
+/// A string as JSON has it.
 fn json(text: &str) -> String {
-    quote(text.as_bytes())
-        .replace("\\u{", "\\\\u{")
-        .replace("\\x", "\\\\x")
+    let mut json = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => json.extend(['\\', c]),
+            '\0'..' ' => json.push_str(&format!("\\u{:04x}", u32::from(c))),
+            _ => json.push(c),
+        }
+    }
+    json.push('"');
+    json
 }
 
 /// Does something in a process of its own.

@@ -23,7 +23,7 @@ use rustix::process::{
     set_child_subreaper, set_dumpable_behavior, setpgid, setsid, umask,
 };
 use rustix::pty::unlockpt;
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{Winsize, tcsetpgrp, tcsetwinsize};
 use rustix::thread::{
     set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
     set_thread_res_uid,
@@ -162,7 +162,8 @@ pub fn container(steps: &[Step], first: usize, context: &mut Context) -> i32 {
     SETUP_FAILED
 }
 
-/// Starts a process that goes on with the step of index `first`; with `hold` not before a byte is written to the descriptor returned.
+/// Starts a process that goes on with the step of index `first`; with `hold` not before a byte is written to the
+/// descriptor returned.
 fn fork(
     steps: &[Step],
     first: usize,
@@ -278,6 +279,14 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
         Step::NotDumpable => set_dumpable_behavior(DumpableBehavior::NotDumpable),
         Step::Subreaper => set_child_subreaper(Some(getpid())),
         Step::Setsid => setsid().map(drop),
+        Step::Console => {
+            // SIGTTOU would stop who does this from the background; ResetSignals comes later.
+            sys::set_signal_mask(!0);
+            setpgid(None, None)?;
+            // The console need not be a terminal.
+            let _ = tcsetpgrp(sys::borrow(0), getpid());
+            Ok(())
+        }
         Step::Foreground => {
             let group = getpgrp();
             setpgid(None, None)?;

@@ -15,9 +15,10 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use linux_raw_sys::general as raw;
+
+use container::sys;
 
 use crate::boot;
 use crate::error::{Error, Result, error};
@@ -80,6 +81,13 @@ pub fn parse(line: &str) -> (Parameters, Vec<Error>) {
             errors.push(error);
         }
     }
+    let words = !(parameters.arguments.is_empty() && parameters.command.is_empty());
+    if words && parameters.image.is_none() {
+        errors.push(Error::new("mini.cmd, mini.args: without mini.image"));
+    }
+    if parameters.boot.is_some() && parameters.image.is_some() {
+        errors.push(Error::new("mini.boot: not with mini.image"));
+    }
     (parameters, errors)
 }
 
@@ -132,6 +140,9 @@ fn mount(text: &str) -> Result<Mount> {
             "not DEVICE:DIR[:TYPE[:OPTION,...]]",
         ));
     };
+    if device.is_empty() {
+        return Err(invalid("mini.mount", text, "no DEVICE"));
+    }
     if !directory.starts_with('/') {
         return Err(invalid("mini.mount", text, "DIR is not absolute"));
     }
@@ -158,17 +169,19 @@ fn mount(text: &str) -> Result<Mount> {
 }
 
 /// How long a device may take to appear, and how often it is looked for.
-const PATIENCE: Duration = Duration::from_secs(10);
-const INTERVAL: Duration = Duration::from_millis(50);
+const PATIENCE: u64 = 10_000_000_000; // nanoseconds
+const INTERVAL: u64 = 50_000_000;
 
 /// The path of a device, and the type of the file system on it; waits until it is there.
 pub fn device(name: &str) -> Result<(PathBuf, Option<&'static str>)> {
-    let mut left = PATIENCE.as_millis() / INTERVAL.as_millis();
+    let now = || sys::clock(raw::CLOCK_MONOTONIC);
+    let end = now() + PATIENCE;
     loop {
         let found = match name.split_once('=').filter(|_| !name.starts_with('/')) {
             Some((key @ ("LABEL" | "UUID"), wanted)) => {
                 let all = names(Path::new("/sys/class/block")).into_iter();
-                let mut all = all.map(|name| Path::new("/dev").join(name));
+                // What is below a directory of /dev has ! for its slash.
+                let mut all = all.map(|name| Path::new("/dev").join(name.replace('!', "/")));
                 all.find(|path| superblock(path).is_some_and(|found| found.is(key, wanted)))
             }
             _ => Some(PathBuf::from(name)).filter(|path| path.exists()),
@@ -177,14 +190,11 @@ pub fn device(name: &str) -> Result<(PathBuf, Option<&'static str>)> {
             let fstype = superblock(&path).map(|found| found.fstype);
             return Ok((path, fstype));
         }
-        if left == 0 {
-            return Err(error!(
-                "{name}: no such device after {} s",
-                PATIENCE.as_secs()
-            ));
+        if now() >= end {
+            return Err(error!("{name}: no such device after 10 s"));
         }
-        left -= 1;
-        std::thread::sleep(INTERVAL);
+        // No signal ends it.
+        let _ = sys::wait_signal(0, Some(INTERVAL));
     }
 }
 

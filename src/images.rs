@@ -404,7 +404,8 @@ fn garbage(store: &Path, gone: &[String], removal: &mut Removal) -> Result<()> {
         }
     }
     for name in names(&blobs) {
-        if digest(&name).is_some_and(|digest| !needed.contains(&digest)) {
+        let unneeded = |digest| !needed.contains(&digest);
+        if name.starts_with("sha256-") && digest(&name).is_none_or(unneeded) {
             removal.file(&blobs.join(name), &|_| true);
         }
     }

@@ -163,10 +163,20 @@ impl Kept {
 
     /// Makes `spec` one of the image that the container was made of. An error if that has changed, or cannot come again.
     pub fn image(&self, store: &Path, spec: &mut Spec) -> Result<()> {
-        let (mut rootfs, mut last) = (None, PathBuf::new());
+        // The record may end early (it is not synced): a path is good only with the identity that comes after it.
+        let (mut rootfs, mut last, mut unverified) = (None, PathBuf::new(), false);
+        let changed = |path: &Path| {
+            let (path, id) = (show(path), &self.id);
+            Err(error!(
+                "{path} has changed since container {id} was made of it"
+            ))
+        };
         for (key, value) in self.lines() {
             match key {
                 b"image" | b"rootfs" | b"layer" => {
+                    if std::mem::replace(&mut unverified, true) {
+                        return changed(&last);
+                    }
                     let mut path = value.to_vec();
                     for byte in &mut path {
                         *byte = if *byte == 0 { b'\n' } else { *byte };
@@ -177,14 +187,13 @@ impl Kept {
                         _ => rootfs = Some(Rootfs::Path(last.clone())),
                     }
                 }
-                b"identity" if identity(store, &last).as_bytes() != value => {
-                    let (path, id) = (show(&last), &self.id);
-                    return Err(error!(
-                        "{path} has changed since container {id} was made of it"
-                    ));
-                }
+                b"identity" if identity(store, &last).as_bytes() != value => return changed(&last),
+                b"identity" => unverified = false,
                 _ => {}
             }
+        }
+        if unverified {
+            return changed(&last);
         }
         spec.rootfs = rootfs.ok_or_else(|| {
             let id = &self.id;

@@ -21,12 +21,14 @@ use linux_raw_sys::general as raw;
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, openat};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Pid, WaitOptions, getpid, wait};
+use rustix::process::{Pid, WaitOptions, getpid, ioctl_tiocsctty, setpgid, setsid, wait, waitpid};
 use rustix::system::{RebootCommand, finit_module, reboot, sethostname};
+use rustix::termios::{tcdrain, tcsetpgrp};
 
+use container::step::Step;
 use container::{rootfs, sys};
 
-use crate::boot::{self, Job, console, jobs, line};
+use crate::boot::{self, Job, jobs, line};
 use crate::cmdline::{Exit, Mount, Parameters, device, parse};
 use crate::error::{Error, Result, error, path as show, quote, say};
 use crate::plan::{leak, prepare};
@@ -48,10 +50,11 @@ pub fn is_pid_1() -> bool {
         )
 }
 
-/// Whether the kernel has started mini as /init or the like, with whatever words of its command line it did not know.
+/// Whether the kernel has started mini, as /init or under whatever name, with the words of its command line that it did not
+/// know: as the machine's PID 1 nothing but `mini init` makes sense.
 pub fn started_as_init() -> bool {
-    let init = |name: std::ffi::OsString| Path::new(&name).file_name() == Some("init".as_ref());
-    getpid() == Pid::INIT && std::env::args_os().next().is_some_and(init) && is_pid_1()
+    let command = std::env::args_os().nth(1);
+    getpid() == Pid::INIT && command.is_none_or(|word| word != "init") && is_pid_1()
 }
 
 /// Does all a machine needs; does not return. With a `command`, that is run in place of any container.
@@ -60,27 +63,33 @@ pub fn run(command: &[Vec<u8>]) -> ! {
     attempt(reboot(RebootCommand::CadOff).map_err(|errno| Error::sys("reboot", "CAD_OFF", errno)));
     sys::set_signal_mask(STOPPING);
     mounts();
-    let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let (parameters, errors) = parse(&line);
+    let line = std::fs::read("/proc/cmdline").unwrap_or_default();
+    let (parameters, errors) = parse(&String::from_utf8_lossy(&line));
     errors.into_iter().for_each(|error| attempt(Err(error)));
     settle(&parameters);
     let mut jobs = work(command, &parameters);
     let (signal, _) = boot::run(&mut jobs, STOPPING);
     let status = match jobs.as_slice() {
-        [only] if signal.is_none() => Some(only.status),
+        [only] if signal.is_none() && only.alone => Some(only.status),
         _ => None,
     };
-    let mut exit = match (signal.unwrap_or(0) as u32, status) {
-        (raw::SIGUSR1, _) => Exit::Halt,
-        (raw::SIGUSR2, _) => Exit::Poweroff,
-        (raw::SIGTERM | raw::SIGINT, _) | (_, Some(REBOOT)) => Exit::Reboot,
+    let mut exit = wish(signal).unwrap_or(match status {
+        Some(REBOOT) => Exit::Reboot,
         _ => parameters.exit,
-    };
+    });
     if exit == Exit::Shell {
-        shell();
-        exit = Exit::Poweroff;
+        exit = wish(shell()).unwrap_or(Exit::Poweroff);
     }
     finish(exit, status)
+}
+
+/// What a signal asks for.
+fn wish(signal: Option<i32>) -> Option<Exit> {
+    match signal? as u32 {
+        raw::SIGUSR1 => Some(Exit::Halt),
+        raw::SIGUSR2 => Some(Exit::Poweroff),
+        _ => Some(Exit::Reboot),
+    }
 }
 
 const STOPPING: sys::SignalSet = 1 << (raw::SIGUSR1 - 1)
@@ -169,20 +178,23 @@ fn cgroups() {
     }
 }
 
-/// mount(2), on a directory that is made if need be; nothing if something is mounted there already.
+/// Mounts what every system has; nothing if something is mounted there already.
 fn mount(source: &str, target: &str, fstype: &str, flags: u32, data: &str) -> Result<()> {
+    let device = |path: &Path| std::fs::metadata(path).map(|status| status.dev()).ok();
+    let path = Path::new(target);
+    let parent = path.parent().and_then(device);
+    match device(path) {
+        Some(found) if Some(found) != parent => Ok(()),
+        _ => mount_on(source, target, fstype, flags, data),
+    }
+}
+
+/// mount(2), on a directory that is made if need be.
+fn mount_on(source: &str, target: &str, fstype: &str, flags: u32, data: &str) -> Result<()> {
     let fail = |errno| Error::sys("mount", target, errno);
     (std::fs::DirBuilder::new().recursive(true).mode(0o755))
         .create(target)
         .map_err(|error| Error::io("mkdir", target, error))?;
-    let device = |path: &Path| std::fs::metadata(path).map(|status| status.dev()).ok();
-    let path = Path::new(target);
-    if path
-        .parent()
-        .is_some_and(|parent| device(parent) != device(path))
-    {
-        return Ok(());
-    }
     let (source, target, fstype, data) = (leak(source), leak(target), leak(fstype), leak(data));
     sys::mount(Some(source), target, Some(fstype), flags, Some(data)).map_err(|errno| {
         let hint = match errno {
@@ -197,10 +209,44 @@ fn mount(source: &str, target: &str, fstype: &str, flags: u32, data: &str) -> Re
 fn open_console() {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     match openat(CWD, c"/dev/console", flags, Mode::empty()) {
-        Ok(console) => (0..3).for_each(|number| {
-            let _ = sys::duplicate(&console, number);
-        }),
+        Ok(console) => {
+            (0..3).for_each(|number| {
+                let _ = sys::duplicate(&console, number);
+            });
+            // When the leader of a session ends, its terminal is hung up, and what that has not sent yet is lost,
+            // whoever wrote it (tty_vhangup_session). So this process leads: it does not end.
+            let _ = setsid();
+            let _ = ioctl_tiocsctty(sys::borrow(0));
+            // Its own group is in the foreground now, and Ctrl-C would be a SIGINT, which asks for a reboot. Until
+            // somebody has the console, that is the group of a process that has ended.
+            briefly(0, &mut || {
+                let _ = setpgid(None, None).and_then(|()| tcsetpgrp(sys::borrow(0), getpid()));
+            });
+        }
         Err(errno) => attempt(Err(Error::sys("open", "/dev/console", errno))),
+    }
+}
+
+/// Does something in a process of its own, and waits for it, but no longer than so many seconds (0: for ever).
+fn briefly(seconds: u64, work: &mut dyn FnMut()) {
+    let child = sys::clone(0, || {
+        // SIGTTOU would stop what uses the console from the background.
+        sys::set_signal_mask(!0);
+        work();
+        0
+    });
+    let end = sys::clock(raw::CLOCK_MONOTONIC) + seconds * 1_000_000_000;
+    let flags = match seconds {
+        0 => WaitOptions::empty(),
+        _ => WaitOptions::NOHANG,
+    };
+    // A SIGCHLD may be left over from before: only waitpid tells.
+    while let Ok(None) = waitpid(child.ok(), flags) {
+        let now = sys::clock(raw::CLOCK_MONOTONIC);
+        if now >= end {
+            break;
+        }
+        let _ = sys::wait_signal(1 << (raw::SIGCHLD - 1), Some(end - now));
     }
 }
 
@@ -240,7 +286,7 @@ fn attach(disk: &Mount) -> Result<()> {
     };
     // As a path of bytes it could not have come from the command line.
     let path = path.to_string_lossy();
-    mount(&path, &disk.directory, fstype, disk.flags, &disk.data).map_err(|error| fail(&error))
+    mount_on(&path, &disk.directory, fstype, disk.flags, &disk.data).map_err(|error| fail(&error))
 }
 
 /// What is to run.
@@ -261,7 +307,9 @@ fn work(command: &[Vec<u8>], parameters: &Parameters) -> Vec<Job> {
     }
     // One that cannot be parsed does not keep the others from running.
     let bad = |line: Result<_>| line.map_err(|error| attempt(Err(error))).ok();
-    jobs(lines.into_iter().filter_map(bad).collect(), console)
+    let count = lines.len();
+    let lines = lines.into_iter().filter_map(bad).collect();
+    jobs(lines, count, Some(Step::Console))
 }
 
 /// The container of `mini.image`.
@@ -285,22 +333,18 @@ fn lone(image: &str, parameters: &Parameters) -> Result<boot::Line> {
 
 /// A command that gets the console.
 fn on_console(command: &[Vec<u8>]) -> Job {
-    let (steps, terminal) = console();
-    Job::new(
-        quote(&command[0]),
-        steps,
-        prepare(command, SEARCH),
-        terminal,
-    )
+    let (name, command) = (quote(&command[0]), prepare(command, SEARCH));
+    Job::new(name, vec![Step::Console], command)
 }
 
-/// The shell of the initramfs.
-fn shell() {
+/// The shell of the initramfs. Returns the signal that ended it, if one did.
+fn shell() -> Option<i32> {
     if !Path::new("/bin/sh").exists() {
-        return say("mini: mini.exit=shell: there is no /bin/sh\n");
+        say("mini: mini.exit=shell: there is no /bin/sh\n");
+        return None;
     }
     say("mini: mini.exit=shell: the machine powers off when the shell ends\n");
-    boot::run(&mut [on_console(&[b"/bin/sh".to_vec()])], STOPPING);
+    boot::run(&mut [on_console(&[b"/bin/sh".to_vec()])], STOPPING).0
 }
 
 /// Ends everything: processes, mounts, the machine.
@@ -327,8 +371,15 @@ fn finish(exit: Exit, status: Option<u8>) -> ! {
             }
         }
     }
-    rustix::fs::sync();
-    detach();
+    // A dead disk must not keep the machine from going down, nor a console that flow control holds. reboot(2) does not
+    // wait for the console either: without that the last lines would be lost.
+    briefly(30, &mut || {
+        rustix::fs::sync();
+        detach();
+    });
+    briefly(5, &mut || {
+        let _ = tcdrain(sys::borrow(2));
+    });
     loop {
         attempt(reboot(command).map_err(|errno| Error::sys("reboot", what, errno)));
         // Halted, or not allowed to: PID 1 must not end.
@@ -340,8 +391,16 @@ fn finish(exit: Exit, status: Option<u8>) -> ! {
 fn detach() {
     let text = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     for line in text.lines().rev().filter(|line| line.starts_with("/dev/")) {
-        let target = line.split(' ').nth(1).unwrap_or_default();
-        let Ok(path) = CString::new(target) else {
+        // A backslash and three octal digits stand for a byte.
+        let mut bytes = line.split(' ').nth(1).unwrap_or_default().bytes();
+        let mut path = Vec::new();
+        while let Some(byte) = bytes.next() {
+            path.push(match byte {
+                b'\\' => (bytes.by_ref().take(3)).fold(0, |byte: u8, digit| byte << 3 | digit & 7),
+                byte => byte,
+            });
+        }
+        let Ok(path) = CString::new(path) else {
             continue;
         };
         if unmount(path.as_c_str(), UnmountFlags::empty()).is_err() {

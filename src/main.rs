@@ -2,11 +2,12 @@
 //!
 //! Reading order: `cli` (argv → [`spec::Spec`]), `spec`, `host` (what this machine offers), `plan`
 //! ((Spec, Host) → steps; `plan/supervisor.rs`, `plan/inside.rs`), `capability` and `seccomp` (what the command may do),
-//! `run` (the supervisor carries the plan out), `userns` (ids), `seal` (mini's own binary), `store` (directories and
-//! locks), `layers` and `image` (from ROOTFS to what can be mounted), `cache`, `images`, `import`, `kept` and `commit` (the
+//! `run` (the supervisor carries the plan out), `userns` (ids), `seal` (mini's own binary), `store` (directories, files
+//! and locks), `layers` and `image` (from ROOTFS to what can be mounted), `cache`, `images`, `import`, `kept` and `commit` (the
 //! store and its names), `terminal`, `progress`, `protection` (what came of it), `check`; `boot` (many containers) and
-//! `machine` (the machine's PID 1; `cmdline`), with `spawn` and `reaper`; then the library `container` (`lib.rs`), which is all that runs inside: steps, the root file system, masks, the command, PID 1. Lower layers never
-//! see the types of higher ones.
+//! `machine` (the machine's PID 1; `cmdline`), with `spawn` and `reaper`; then the library `container` (`lib.rs`), which is
+//! all that runs inside: steps, the root file system, masks, the command, PID 1. Lower layers never see the types of higher
+//! ones.
 //!
 //! This file dispatches, and is the only place that exits.
 
@@ -54,6 +55,10 @@ use cli::Action;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if arguments.first().is_some_and(|word| word == cli::LINE) {
+        // It was executed as /proc/self/exe.
+        let _ = rustix::thread::set_name(c"mini");
+    }
     let action = match machine::started_as_init() {
         true => Ok(Action::Init(Vec::new())),
         false => cli::parse(arguments),

@@ -94,7 +94,8 @@ impl<'a> Progress<'a> {
             return format!("mini: {label} {done}, {per_second}/s");
         }
         let part = (self.done.min(total) * 20 / total) as usize;
-        let left = total.saturating_sub(self.done) / rate.max(1);
+        let left = total.saturating_sub(self.done).checked_div(rate);
+        let left = left.unwrap_or(0);
         format!(
             "mini: {label} [{:20}] {done} of {}, {per_second}/s, {}:{:02} left",
             &"####################"[..part],

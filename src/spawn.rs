@@ -1,7 +1,6 @@
 //! Starts a program outside of any container: fork, a few steps, execve(2); used by `mini init`, and for each line of a
 //! boot file. What fails before the program runs comes back as an error, as for a container's command.
 
-use rustix::fd::OwnedFd;
 use rustix::process::Pid;
 
 use container::child::{Context, Environment, container};
@@ -20,13 +19,11 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// `steps` come before the command's execve; `terminal` is for [`Step::AttachTerminal`] among them. The command gets
-    /// mini's own environment.
-    pub fn new(mut steps: Vec<Step>, command: Command, terminal: Option<OwnedFd>) -> Launch {
+    /// `steps` come before the command's execve. The command gets mini's own environment.
+    pub fn new(mut steps: Vec<Step>, command: Command) -> Launch {
         steps.extend([Step::ResetSignals(0), Step::Execve(command)]);
         let (words, home) = (environment(), None);
-        let mut context = Context::new(None, Environment { words, home }, false);
-        context.terminal = terminal;
+        let context = Context::new(None, Environment { words, home }, false);
         Launch {
             steps: steps.leak(),
             context,

@@ -98,6 +98,8 @@ pub enum Step {
     Setsid,
     /// The command leads the terminal's foreground process group (`mini init` on a terminal).
     Foreground,
+    /// The same on the machine's console, whoever had the foreground before.
+    Console,
     /// A pty from the container's own devpts; its master goes to the supervisor.
     /// The paths are those of /dev/ptmx and of what the first one of a new devpts is called; then its size in
     /// rows and columns.
@@ -204,7 +206,7 @@ impl Display for Step {
             Step::NotDumpable => f.write_str("prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"),
             Step::Subreaper => f.write_str("prctl(PR_SET_CHILD_SUBREAPER, 1)"),
             Step::Setsid => f.write_str("setsid()"),
-            Step::Foreground => f.write_str("setpgid(0, 0), tcsetpgrp(0, getpid())"),
+            Step::Foreground | Step::Console => f.write_str("setpgid(0, 0), tcsetpgrp(0, getpid())"),
             Step::OpenTerminal(ptmx, terminal, (rows, columns)) => {
                 let (ptmx, terminal) = (Quoted(ptmx), Quoted(terminal));
                 let size = format_args!("{columns}x{rows}");

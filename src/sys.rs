@@ -312,7 +312,7 @@ pub fn own(descriptor: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
-/// Opens a file that is there, close-on-exec, at a path that no image has a say in: `open(2)`.
+/// Opens a file that is there, close-on-exec: `open(2)`. Paths that an image has a say in only from inside its root.
 pub fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
 }
@@ -345,9 +345,13 @@ pub fn set_signal_mask(set: SignalSet) {
 /// nanoseconds.
 pub fn wait_signal(set: SignalSet, nanoseconds: Option<u64>) -> Result<i32> {
     #[cfg(target_pointer_width = "64")]
-    const CALL: u32 = raw::__NR_rt_sigtimedwait;
+    let number = raw::__NR_rt_sigtimedwait;
+    // The older call is there before Linux 5.1 as well; only its timeout has another layout.
     #[cfg(target_pointer_width = "32")]
-    const CALL: u32 = raw::__NR_rt_sigtimedwait_time64;
+    let number = match nanoseconds {
+        None => raw::__NR_rt_sigtimedwait,
+        Some(_) => raw::__NR_rt_sigtimedwait_time64,
+    };
     let timeout = nanoseconds.map(|nanoseconds| raw::__kernel_timespec {
         tv_sec: (nanoseconds / 1_000_000_000) as _,
         tv_nsec: (nanoseconds % 1_000_000_000) as _,
@@ -355,13 +359,12 @@ pub fn wait_signal(set: SignalSet, nanoseconds: Option<u64>) -> Result<i32> {
     let timeout = (timeout.as_ref()).map_or(0, |timeout| core::ptr::from_ref(timeout) as usize);
     let arguments = [&raw const set as usize, 0, timeout, SIGNAL_SET_SIZE, 0];
     // SAFETY: `set` and what `timeout` points to outlive the call; no siginfo is asked for.
-    unsafe { call(CALL, arguments) }.map(|signal| signal as i32)
+    unsafe { call(number, arguments) }.map(|signal| signal as i32)
 }
 
 /// The process group of a process; 0 if that is in none that can be seen from here: `getpgid(2)`. rustix takes no 0.
 pub fn process_group(pid: i32) -> Result<i32> {
-    // SAFETY: a number only.
-    unsafe { call(raw::__NR_getpgid, [pid as usize, 0, 0, 0, 0]) }.map(|group| group as i32)
+    numbers(raw::__NR_getpgid, [pid as usize, 0, 0]).map(|group| group as i32)
 }
 
 /// A descriptor that reports these blocked signals: `signalfd4(2)`, non-blocking, close-on-exec.

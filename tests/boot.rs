@@ -26,16 +26,17 @@ const BOOT_FILE: &str = r#"# The machine's containers.
 "#;
 
 const LOOK: &str = r#"
-/guest report | sed 's/^/look /'
 {
+    /guest report
     sed 's/^/init-mount /' /proc/1/mountinfo
     sed 's/^/cgroup /' /proc/self/cgroup
     /guest attack chroot:/canary cwd:/canary
     echo end
-} | sed 's/^/look /'
+} | while read -r line; do echo "look $line"; done
 "#;
 
 const POWER: &str = r#"
+echo power: $(cat /proc/1/root/canary)
 echo power: ready
 read -r signal
 kill -$signal 1
@@ -221,6 +222,8 @@ fn locked_down(console: &str) {
             "{mount}"
         );
     }
+    // It is there, for who may see it.
+    assert_eq!(lines(console, "power: ")[0], "outside", "{console}");
     assert_eq!(report.get("chroot:/canary"), "ENOENT");
     assert_eq!(report.get("cwd:/canary"), "ENOENT");
 }
@@ -274,7 +277,7 @@ fn lone(machine: &Machine) {
     let initramfs = machine.initramfs(&["overlay"]);
     // The kernel says when it starts /init at level 6.
     let words = "loglevel=7 mini.image=/image.tar mini.args=\"--quiet --hostname one\" \
-                 mini.cmd=\"sh -c 'read up rest < /proc/uptime; echo at $up on $(hostname); exit 133'\"";
+                 mini.cmd=\"sh -c 'read up rest < /proc/uptime; for i in 1 2 3; do echo at $up on $(hostname); done; exit 133'\"";
     let output = machine.kernel.boot(&initramfs, words).output();
     let console = output.expect(0).stdout.replace('\r', "");
     let done = console.contains("mini: reboot (exit status 133)\n")
@@ -283,7 +286,12 @@ fn lone(machine: &Machine) {
     let started = (console.lines())
         .find_map(|line| line.strip_suffix("] Run /init as init process"))
         .unwrap_or_else(|| panic!("{console}"));
-    let first = lines(&console, "at ")[0].strip_suffix(" on one").unwrap();
+    // The kernel writes its own lines at any time, into the middle of others too.
+    let whole = lines(&console, "at ").into_iter();
+    let mut whole = whole.filter_map(|line| line.strip_suffix(" on one"));
+    let first = whole
+        .find(|text| text.parse::<f64>().is_ok())
+        .expect(&console);
     let seconds = |text: &str| text.trim_matches(['[', ' ']).parse::<f64>().unwrap();
     // Not captured, so that tests/run shows it.
     let _ = writeln!(

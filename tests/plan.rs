@@ -277,6 +277,7 @@ fn a_dry_run_needs_no_privilege() {
                     line.contains(call)
                         && !line.contains("EFAULT")
                         && !line.contains("mount_setattr")
+                        && !line.contains("move_mount")
                 })
                 .collect();
             assert!(made.is_empty(), "{call}: {made:?}");
@@ -585,7 +586,11 @@ fn call(text: &str, id: &str, descriptors: &Descriptors) -> Option<Call> {
         // What has just been made has no more than a number; a process is made with the namespaces' flags only.
         "clone3" | "clone" => watched = vec![flags(&clone_flags(rest))],
         // An empty path without a descriptor asks whether the kernel has the call.
-        "mount_setattr" if get(0) == "AT_FDCWD" && get(1) == "\"\"" => return None,
+        "mount_setattr" | "open_tree" | "move_mount"
+            if get(0) == "AT_FDCWD" && get(1) == "\"\"" =>
+        {
+            return None;
+        }
         "mount_setattr" if get(1) == "\"\"" => {
             watched = vec![flags(&get(2)), field(&get(3), "attr_set").into()];
         }

@@ -32,8 +32,8 @@ fn one_ends_one_crashes_and_is_restarted_one_runs_on() {
         IMAGE -- echo 'one  ends'\n\
         --restart on-failure:3 IMAGE -- \\\n  sh -c 'echo crash; exit 3'\n\n\
         IMAGE -- sh -c 'trap \"echo stopped; exit 0\" TERM; echo runs on; while :; do sleep 0.1; done'\n";
-    let mut running = up(&bench, lines).start();
     let began = Instant::now();
+    let mut running = up(&bench, lines).start();
     assert!(eventually(|| {
         running.errors().contains("exit status 3\n")
     }));
@@ -92,7 +92,7 @@ fn all_are_stopped_in_order_and_who_does_not_is_killed() {
     let end = |name: &str| format!("sleep 0.5; echo {name} ends >> /log/order; exit 7");
     let lines = [
         line("first", "", &end("first")),
-        line("deaf", "--stop-timeout 1", ""),
+        line("deaf", "--stop-timeout 3", ""),
         line("last", "--stop-signal USR1", &end("last")),
     ];
     let mut running = up(&bench, &lines.concat()).start();

@@ -33,7 +33,7 @@ use super::tar::{Kind, Member};
 use super::write::{Writer, file};
 use crate::error::{Error, Result, error, quote};
 
-/// Bytes of memory for names that wait and files with several links: about three million of them.
+/// Bytes of memory for names that wait and files with several links: about two million of them.
 const MEMORY: usize = 256 << 20;
 
 /// linux/limits.h, with the NUL at the end. Nothing could unpack what is longer.
@@ -422,7 +422,7 @@ impl Walk<'_, '_> {
 
 /// What a name costs to keep, with what belongs to it.
 fn cost(name: &[u8]) -> usize {
-    name.len() + 64
+    name.len() + 128
 }
 
 fn last_first(names: &mut [Vec<u8>]) {

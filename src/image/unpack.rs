@@ -2,7 +2,7 @@
 //!
 //! Mechanism: openat(2), mkdirat(2), linkat(2), symlinkat(2), mknodat(2); then fchown(2), fchmod(2), fsetxattr(2) and
 //! utimensat(2), in this order: chown clears set-user-ID and capabilities, and everything before changes the times.
-//! Entry: `unpack`, or for layers `Unpacker::new`, `layer`, `finish`. Read these, then `Unpacker::member`, then the kinds.
+//! Entry: `Unpacker::new`, `layer`, `finish`. Read these, then `Unpacker::member`, then the kinds.
 //!
 //! Invariants:
 //! - Nothing outside the root is touched. A name with ".." is refused; a parent is looked up by `resolve`, so symlinks
@@ -255,6 +255,7 @@ impl<'a> Unpacker<'a> {
             let kind = FileType::from_raw_mode(stat.st_mode);
             if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
                 unlinkat(place.parent, place.name, AtFlags::empty())?;
+                // Just so: every plan begins with umask(0).
                 mkdirat(place.parent, place.name, Mode::from_raw_mode(0o755))?;
                 return self.set_opaque(place.open_dir()?.as_fd());
             }
@@ -535,10 +536,10 @@ impl<'a> Unpacker<'a> {
             if let Some(list) = &directory.default_acl {
                 self.xattr(&place, Some(fd.as_fd()), DEFAULT, list)?;
             }
+            place.set_times(directory.mtime).map_err(at)?;
             if !directory.mode.contains(Mode::RWXU) && !directory.path.is_empty() {
                 fchmod(&fd, directory.mode).map_err(at)?;
             }
-            place.set_times(directory.mtime).map_err(at)?;
         }
         fchmod(&self.root, self.root_mode).map_err(because("chmod of the root"))
     }

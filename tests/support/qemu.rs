@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Run, checkout, have, have_program, mini};
 
 /// How long a machine may run, in seconds.
-const LIMIT: u64 = 120;
+const LIMIT: u64 = 300;
 
 /// A kernel of Debian's.
 pub struct Kernel {
