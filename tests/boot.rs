@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use support::qemu::Kernel;
-use support::{Report, guest_for, rootfs};
+use support::{Report, Run, guest_for, have, have_program, rootfs};
 
 /// Containers that end, fail, cannot run and stay; `look` says what it sees, and tries to leave its root. `power`
 /// has the machine's console: it does what is typed there.
@@ -228,7 +228,7 @@ fn locked_down(console: &str) {
     assert_eq!(report.get("cwd:/canary"), "ENOENT");
 }
 
-const ALL: [&str; 4] = ["loop", "overlay", "libcrc32c", "erofs"];
+const ALL: [&str; 5] = ["virtio_blk", "loop", "overlay", "libcrc32c", "erofs"];
 
 #[test]
 fn linux_6_1_with_the_overlay_module() {
@@ -259,6 +259,72 @@ fn linux_6_12_with_overlay_and_erofs() {
     as_written(&console, "power off");
     assert!(console.contains(" - overlay "), "{console}");
     lone(&machine);
+}
+
+/// What the kernel's command line names: disks by label and by UUID, a boot file on one of them, a host name, what to do in
+/// the end. What was written is on the disk, which was unmounted in order.
+#[test]
+fn disks_are_mounted_and_left_clean() {
+    let Some(machine) = Machine::new("disks", "6.12.", "amd64") else {
+        return;
+    };
+    if !have(
+        "vm",
+        have_program("mke2fs"),
+        "no mke2fs (rootfs-build/setup vm)",
+    ) {
+        return;
+    }
+    const UUID: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+    let place = |name: &str| machine.directory.join(name).to_str().unwrap().to_owned();
+    fs::create_dir_all(place("data/out")).unwrap();
+    fs::create_dir(place("more")).unwrap();
+    fs::rename(place("image.tar"), place("more/image.tar")).unwrap();
+    fs::write(place("image.tar"), "").unwrap();
+    let boot = "--quiet -v /data/out:/out /more/image.tar -- sh -c 'echo written > /out/file'\n\
+                 --quiet --uts host /more/image.tar -- sh -c 'echo name: $(hostname)'\n\
+                 --quiet -v /more:/more /more/image.tar -- touch /more/file\n";
+    fs::write(place("data/boot"), boot).unwrap();
+    let words = format!(
+        "mini.hostname=box mini.mount=LABEL=data:/data mini.mount=UUID={UUID}:/more:ext4:ro \
+         mini.boot=/data/boot mini.exit=reboot mini.mount=LABEL=none:/none"
+    );
+    let initramfs = machine.initramfs(&ALL);
+    let mut run = machine.kernel.boot(&initramfs, &words);
+    for (name, options) in [("data", "-Ldata"), ("more", &format!("-U{UUID}"))] {
+        let (tree, disk) = (place(name), place(&format!("{name}.ext4")));
+        let made = Run::new("mke2fs")
+            .args(&["-q", "-t", "ext4", options, "-d", &tree, &disk, "32M"])
+            .output();
+        made.expect(0);
+        run = run.args(&[
+            "-drive",
+            &format!("if=virtio,format=raw,cache=unsafe,file={disk}"),
+        ]);
+    }
+    let console = run.output().expect(0).stdout.replace('\r', "");
+    assert_eq!(lines(&console, "name: "), ["box"], "{console}");
+    for text in [
+        "mini: mini.mount \"LABEL=none\": LABEL=none: no such device after 10 s\n",
+        "Read-only file system",
+        "mini: reboot\n",
+        "reboot: Restarting system",
+    ] {
+        assert!(console.contains(text), "no {text}: {console}");
+    }
+    let ask = |what: &str| {
+        Run::new("debugfs")
+            .args(&["-R", what, &place("data.ext4")])
+            .output()
+            .expect(0)
+            .stdout
+    };
+    assert_eq!(ask("cat /out/file"), "written\n");
+    let state = ask("show_super_stats -h");
+    assert!(
+        state.contains("clean\n") && !state.contains("needs_recovery"),
+        "{state}"
+    );
 }
 
 #[test]
