@@ -1,7 +1,7 @@
 //! `mini check` says what `mini run` then does: on this kernel, and where strace takes a feature away.
 
 mod support;
-use support::{Bench, Output, Run, have_program};
+use support::{Bench, Output, Run, have, have_program};
 
 /// mini with these arguments where strace spoils these calls.
 fn spoilt(bench: &Bench, injects: &[&str], arguments: &[&str]) -> Output {
@@ -38,6 +38,16 @@ fn this_kernel_has_everything() {
     let Some(bench) = Bench::new("check") else {
         return;
     };
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    let version = (numbers.next(), numbers.next());
+    if !have(
+        "linux-6.12",
+        version >= (Some(6), Some(12)),
+        "Linux is too old",
+    ) {
+        return;
+    }
     let output = bench.mini(&["check"]).output().expect(0);
     assert_eq!(output.stderr, "");
     assert_eq!(verdict(&output), "mini run works, nothing is left out\n");
