@@ -361,7 +361,7 @@ mod tests {
         let notes = as_json(&[], &Ok(vec!["\u{1b}\n".into()]));
         assert_eq!(
             notes,
-            "{\"features\":[],\"left_out\":[\"\\\\u{1b}\\n\"],\"error\":null}\n"
+            "{\"features\":[],\"left_out\":[\"\\u001b\\u000a\"],\"error\":null}\n"
         );
     }
 
