@@ -25,7 +25,9 @@ const BOOT_FILE: &str = r#"# The machine's containers.
 --quiet --name power --privileged --pid host -i /image.tar -- sh /power
 "#;
 
+/// It waits, so as not to write into the middle of the others' lines: they all have one console.
 const LOOK: &str = r#"
+sleep 4
 {
     /guest report
     sed 's/^/init-mount /' /proc/1/mountinfo
@@ -223,12 +225,12 @@ fn locked_down(console: &str) {
         );
     }
     // It is there, for who may see it.
-    assert_eq!(lines(console, "power: ")[0], "outside", "{console}");
+    assert!(console.contains("power: outside"), "{console}");
     assert_eq!(report.get("chroot:/canary"), "ENOENT");
     assert_eq!(report.get("cwd:/canary"), "ENOENT");
 }
 
-const ALL: [&str; 5] = ["virtio_blk", "loop", "overlay", "libcrc32c", "erofs"];
+const ALL: [&str; 4] = ["loop", "overlay", "libcrc32c", "erofs"];
 
 #[test]
 fn linux_6_1_with_the_overlay_module() {
@@ -289,7 +291,7 @@ fn disks_are_mounted_and_left_clean() {
         "mini.hostname=box mini.mount=LABEL=data:/data mini.mount=UUID={UUID}:/more:ext4:ro \
          mini.boot=/data/boot mini.exit=reboot mini.mount=LABEL=none:/none"
     );
-    let initramfs = machine.initramfs(&ALL);
+    let initramfs = machine.initramfs(&["virtio_blk", "loop", "overlay", "libcrc32c", "erofs"]);
     let mut run = machine.kernel.boot(&initramfs, &words);
     for (name, options) in [("data", "-Ldata"), ("more", &format!("-U{UUID}"))] {
         let (tree, disk) = (place(name), place(&format!("{name}.ext4")));
