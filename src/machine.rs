@@ -150,7 +150,7 @@ fn mounts() {
         attempt(mount("tmpfs", directory, "tmpfs", TEMPORARY, mode));
     }
     let modules = Path::new("/lib/modules/mini");
-    for name in names(modules) {
+    for name in names(modules).iter().filter(|name| name.ends_with(".ko")) {
         attempt(load(&modules.join(name)));
     }
     if Path::new("/sys/fs/cgroup").is_dir() {
@@ -227,27 +227,33 @@ fn open_console() {
     }
 }
 
-/// Does something in a process of its own, and waits for it, but no longer than so many seconds (0: for ever).
-fn briefly(seconds: u64, work: &mut dyn FnMut()) {
-    let child = sys::clone(0, || {
+/// Does something in a process of its own, and waits for it, but no longer than so many seconds (0: for ever). Returns
+/// whether it has ended.
+fn briefly(seconds: u64, work: &mut dyn FnMut()) -> bool {
+    let Ok(child) = sys::clone(0, || {
         // SIGTTOU would stop what uses the console from the background.
         sys::set_signal_mask(!0);
         work();
         0
-    });
+    }) else {
+        // Better here than not at all.
+        work();
+        return true;
+    };
     let end = sys::clock(raw::CLOCK_MONOTONIC) + seconds * 1_000_000_000;
     let flags = match seconds {
         0 => WaitOptions::empty(),
         _ => WaitOptions::NOHANG,
     };
     // A SIGCHLD may be left over from before: only waitpid tells.
-    while let Ok(None) = waitpid(child.ok(), flags) {
+    while let Ok(None) = waitpid(Some(child), flags) {
         let now = sys::clock(raw::CLOCK_MONOTONIC);
         if now >= end {
-            break;
+            return false;
         }
         let _ = sys::wait_signal(1 << (raw::SIGCHLD - 1), Some(end - now));
     }
+    true
 }
 
 /// finit_module(2); a module that is there already is none of our business.
@@ -373,10 +379,13 @@ fn finish(exit: Exit, status: Option<u8>) -> ! {
     }
     // A dead disk must not keep the machine from going down, nor a console that flow control holds. reboot(2) does not
     // wait for the console either: without that the last lines would be lost.
-    briefly(30, &mut || {
+    let ended = briefly(30, &mut || {
         rustix::fs::sync();
         detach();
     });
+    if !ended {
+        say("mini: sync, umount2: a disk does not answer; what was not written is lost\n");
+    }
     briefly(5, &mut || {
         let _ = tcdrain(sys::borrow(2));
     });
