@@ -46,6 +46,8 @@ pub struct Context {
     pub control: Option<OwnedFd>,
     /// What becomes descriptor 0, 1, 2 of the command, where it is not the caller's own.
     pub stdio: [Option<OwnedFd>; 3],
+    /// The files `tasks` of the container's cgroups of version 1.
+    pub tasks: [Option<OwnedFd>; 6],
     pub root: Option<OwnedFd>,
     pub terminal: Option<OwnedFd>,
     pub user: User,
@@ -61,6 +63,7 @@ impl Context {
         Context {
             control,
             stdio: [None, None, None],
+            tasks: [const { None }; 6],
             root: None,
             terminal: None,
             user: User::ROOT,
@@ -260,6 +263,10 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
                 length if length == text.len() => Ok(()),
                 _ => Err(Errno::NOSPC),
             }
+        }
+        Step::JoinCgroups => {
+            let mut tasks = context.tasks.iter().flatten();
+            tasks.try_for_each(|tasks| write(tasks, b"0").map(drop))
         }
         Step::AwaitGo => match recv(context.control()?, &mut [0; 1], RecvFlags::empty())? {
             (_, 0) => sys::exit(SETUP_FAILED),
@@ -504,7 +511,7 @@ fn close_on_exec() -> rustix::io::Result<()> {
 }
 
 /// Closes every descriptor from `first` on.
-fn close_from(first: i32) {
+pub fn close_from(first: i32) {
     if sys::close_range(first as u32, false).is_err() {
         let _ = each_descriptor(first, &sys::close);
     }

@@ -12,6 +12,7 @@ use argh::FromArgs;
 use linux_raw_sys::general as raw;
 
 use crate::capability::{self, Capabilities};
+use crate::cgroup::{self, Wanted};
 use crate::error::{Error, Result, error};
 #[cfg(feature = "images")]
 use crate::image::Config;
@@ -34,6 +35,16 @@ pub enum Action {
     Check {
         spec: Option<Box<Spec>>,
         json: bool,
+    },
+    /// What running containers use; all if none is named.
+    Stats {
+        containers: Vec<String>,
+        json: bool,
+    },
+    /// Stops containers where they are, or lets them go on.
+    Pause {
+        containers: Vec<String>,
+        pause: bool,
     },
     #[cfg(feature = "images")]
     Images(Images),
@@ -117,6 +128,9 @@ enum Command {
     Init(#[allow(dead_code)] Init),
     Up(#[allow(dead_code)] Up),
     Check(Check),
+    Stats(StatsCommand),
+    Pause(#[allow(dead_code)] PauseCommand),
+    Unpause(#[allow(dead_code)] UnpauseCommand),
     #[cfg(feature = "images")]
     Import(ImportCommand),
     #[cfg(feature = "images")]
@@ -195,6 +209,33 @@ struct Run {
     /// resource limit NAME=SOFT[:HARD], as in nofile=1024:2048; repeatable
     #[argh(option)]
     ulimit: Vec<String>,
+    /// most memory, as in 64m; what does not fit ends the container
+    #[argh(option, short = 'm')]
+    memory: Option<String>,
+    /// most memory and swap together, -1 for any (default: twice the memory)
+    #[argh(option)]
+    memory_swap: Option<String>,
+    /// memory that is left to it when memory is short
+    #[argh(option)]
+    memory_reservation: Option<String>,
+    /// most processor time, in processors, as in 0.5
+    #[argh(option)]
+    cpus: Option<String>,
+    /// share of processor time against others, 1 to 10000 (default: 100)
+    #[argh(option)]
+    cpu_weight: Option<String>,
+    /// processors to run on, as in 0-2,5
+    #[argh(option)]
+    cpuset: Option<String>,
+    /// most processes and threads, -1 for any (default: 2048)
+    #[argh(option)]
+    pids_limit: Option<String>,
+    /// most bytes and operations a second, DEVICE:rbps=N,wbps=N,riops=N,wiops=N; repeatable
+    #[argh(option)]
+    io_max: Vec<String>,
+    /// cgroup to make the container's in (default: the caller's, or the nearest one above it that can have children)
+    #[argh(option)]
+    cgroup_parent: Option<String>,
     /// how readily the kernel kills it when memory is short, -1000 to 1000
     #[argh(option)]
     oom_score_adj: Option<String>,
@@ -353,6 +394,37 @@ struct Check {
     #[allow(dead_code)]
     #[argh(positional, arg_name = "run OPTIONS ROOTFS")]
     run: Vec<String>,
+}
+
+/// Shows what running containers use: memory, processor time and how long limits held it back, processes, bytes read
+/// and written, kills for want of memory. - is not counted by any cgroup of the container.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "stats", help_triggers("-h", "--help"))]
+struct StatsCommand {
+    /// for programs: bytes and microseconds
+    #[argh(switch)]
+    json: bool,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
+}
+
+/// Stops every process of running containers where it is.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "pause", help_triggers("-h", "--help"))]
+struct PauseCommand {
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
+}
+
+/// Lets paused containers go on.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "unpause", help_triggers("-h", "--help"))]
+struct UnpauseCommand {
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
 }
 
 /// Gives an image a name. What it consists of is copied into the store, each part once; the file is not needed any
@@ -688,6 +760,17 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
             }),
             _ => Err(Error::new("check: only mini run can be checked")),
         },
+        Command::Stats(StatsCommand { json, .. }) => Ok(Action::Stats {
+            containers: texts(rest)?,
+            json,
+        }),
+        Command::Pause(_) | Command::Unpause(_) if rest.is_empty() => {
+            Err(error!("{command}: no container given"))
+        }
+        Command::Pause(_) | Command::Unpause(_) => Ok(Action::Pause {
+            containers: texts(rest)?,
+            pause: command == "pause",
+        }),
         Command::Up(_) => Ok(Action::Up(rest.remove(0).into())),
         Command::Init(_) => Ok(Action::Init(
             rest.into_iter().map(OsStringExt::into_vec).collect(),
@@ -714,12 +797,8 @@ fn images(command: Command, mut rest: Vec<OsString>) -> Result<Images> {
             }
             rest.extend([first, last]);
             rest.retain(|name| !name.is_empty());
-            let mut names = Vec::new();
-            for name in rest {
-                names.push(utf8(name)?);
-            }
             Images::Remove {
-                names,
+                names: texts(rest)?,
                 force: rmi.force,
             }
         }
@@ -738,10 +817,18 @@ fn images(command: Command, mut rest: Vec<OsString>) -> Result<Images> {
         Command::Images(images) => Images::List {
             quiet: images.quiet,
         },
-        Command::Run(_) | Command::Init(_) | Command::Up(_) | Command::Check(_) => {
+        _ => {
             return Err(Error::new("not about images"));
         }
     })
+}
+
+fn texts(rest: Vec<OsString>) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    for text in rest {
+        texts.push(utf8(text)?);
+    }
+    Ok(texts)
 }
 
 /// argh's message of several lines as one; behind an empty line it only names the help.
@@ -749,7 +836,8 @@ fn usage(command: &str, output: &str) -> Error {
     let lines = output.lines().take_while(|line| !line.is_empty());
     let text: Vec<&str> = lines.map(str::trim_ascii).collect();
     let known = [
-        "run", "init", "up", "check", "import", "images", "rmi", "prune", "commit", "export",
+        "run", "init", "up", "check", "stats", "pause", "unpause", "import", "images", "rmi",
+        "prune", "commit", "export",
     ];
     let help = known.iter().find(|known| **known == command);
     let help = help.map_or(String::new(), |known| format!("{known} "));
@@ -784,6 +872,28 @@ impl Run {
             ));
         }
         Ok(shared)
+    }
+
+    fn resources(&self) -> Result<Vec<Wanted>> {
+        let mut wanted = Vec::new();
+        for (option, value) in [
+            ("--memory", &self.memory),
+            ("--memory-swap", &self.memory_swap),
+            ("--memory-reservation", &self.memory_reservation),
+            ("--cpus", &self.cpus),
+            ("--cpu-weight", &self.cpu_weight),
+            ("--cpuset", &self.cpuset),
+            ("--pids-limit", &self.pids_limit),
+        ] {
+            if let Some(value) = value {
+                cgroup::parse(option, value, &mut wanted)?;
+            }
+        }
+        for value in &self.io_max {
+            cgroup::parse("--io-max", value, &mut wanted)?;
+        }
+        cgroup::complete(&mut wanted)?;
+        Ok(wanted)
     }
 
     fn spec(&self, rootfs: OsString, command: Vec<OsString>) -> Result<Spec> {
@@ -858,6 +968,8 @@ impl Run {
             read_only: self.read_only,
             shm_size: spec::size("--shm-size", self.shm_size.as_deref().unwrap_or("64m"))?,
             limits: each(&self.ulimit, spec::limit)?,
+            resources: self.resources()?,
+            cgroup_parent: given(&self.cgroup_parent, spec::cgroup_parent)?,
             oom_score_adj: given(&self.oom_score_adj, oom_score_adj)?,
             stop_signal: given(&self.stop_signal, |text| {
                 spec::signal("--stop-signal", text)

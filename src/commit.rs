@@ -73,7 +73,7 @@ pub fn run(command: Images) -> Result<u8> {
         Images::Export { container, file } => {
             let kept = Kept::find(&host.store, &container)?;
             kept.image(&host.store, &mut spec)?;
-            spec.layers.push(kept.directory.join("upper"));
+            spec.layers.push(kept.0.directory.join("upper"));
             // Looking at it changes the working directory.
             let file = match file.as_os_str() == "-" {
                 true => file,
@@ -131,7 +131,7 @@ fn commit(commit: &Commit, mut spec: Spec, host: &Host, interrupts: &OwnedFd) ->
     }
     let kept = Kept::find(&host.store, &commit.container)?;
     enter(host, &kept)?;
-    let path = kept.directory.join("upper");
+    let path = kept.0.directory.join("upper");
     let upper = open_directory(&path)
         .map_err(|errno| Error::sys("open", path.as_os_str().as_bytes(), errno))?;
     let layer: import::Written<'_> =
@@ -189,7 +189,7 @@ fn enter(host: &Host, kept: &Kept) -> Result<()> {
     let map = IdMap {
         uid: host.uid,
         gid: host.gid,
-        keep: kept.text("keep-id").is_some(),
+        keep: kept.0.text("keep-id").is_some(),
         subordinate: host.subordinate.clone(),
     };
     userns::enter(&map, host)

@@ -19,6 +19,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use container::step::ResourceLimit;
 use container::sys;
 
+use crate::cgroup::{self, Cgroups};
 use crate::error::{Error, Result, error};
 use crate::image::Layer;
 use crate::spec::{self, Spec};
@@ -94,6 +95,7 @@ pub struct Host {
     pub resolv_conf: Vec<u8>,
     /// Which of the host's /dev/shm and /dev/mqueue are there to be shared.
     pub shared_ipc: [bool; 2],
+    pub cgroups: Cgroups,
     /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME show, in whole seconds.
     pub clocks: (u64, u64),
 }
@@ -210,6 +212,7 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         hosts: shared_file(spec, "/etc/hosts"),
         resolv_conf: shared_file(spec, "/etc/resolv.conf"),
         shared_ipc: ["/dev/shm", "/dev/mqueue"].map(|path| Path::new(path).is_dir()),
+        cgroups: cgroup::probe(spec)?,
         clocks: (seconds(raw::CLOCK_MONOTONIC), seconds(raw::CLOCK_BOOTTIME)),
     })
 }

@@ -256,12 +256,9 @@ fn unused(record: &File) -> bool {
 
 /// The id of a kept container that was made of this image.
 fn kept_by(store: &Path, name: &str) -> Option<String> {
-    let (kept, line) = (store.join("kept"), ["\nimage ", name, "\n"].concat());
-    names(&kept).into_iter().find(|id| {
-        let text = std::fs::read(kept.join(id).join("record")).unwrap_or_default();
-        let text = [b"\n", text.as_slice()].concat();
-        text.windows(line.len()).any(|part| part == line.as_bytes())
-    })
+    let kept = crate::record::all(store, "kept").unwrap_or_default();
+    let of = |record: &crate::record::Record| record.text("image").as_deref() == Some(name);
+    kept.into_iter().find(of).map(|record| record.id)
 }
 
 /// A line of what `mini images` prints: name, kind (`oci` if it has layers or a configuration), size of the layers, size on
@@ -315,27 +312,9 @@ pub fn list(store: &Path) -> Result<Vec<Row>> {
 }
 
 /// The rows as `mini images` prints them.
-pub fn table(mut rows: Vec<Row>) -> String {
+pub fn table(rows: Vec<Row>) -> String {
     let heads = ["NAME", "KIND", "SIZE", "DISK USED", "CREATED", "IN USE"];
-    rows.insert(0, heads.map(str::to_owned));
-    let mut widths = [0; 6];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.len().max(*width);
-        }
-    }
-    let mut text = String::new();
-    for row in &rows {
-        for (cell, width) in row.iter().zip(widths) {
-            text.push_str(cell);
-            for _ in cell.len()..width + 2 {
-                text.push(' ');
-            }
-        }
-        text.truncate(text.trim_ascii_end().len());
-        text.push('\n');
-    }
-    text
+    crate::output::table(heads, rows)
 }
 
 /// A time in seconds since 1970 as `2026-11-22 10:31`, UTC.
@@ -439,7 +418,7 @@ pub fn prune(store: &Path, run: &Path, all: bool, dry: bool) -> Result<String> {
         for (path, _lock) in store::dead(base, name)? {
             removal.add(&path, disk_used(&path));
             if !dry {
-                store::remove(&path);
+                crate::state::remove(&path);
             }
         }
     }

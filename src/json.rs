@@ -1,10 +1,10 @@
-//! JSON: text → [`Value`], and [`Node`], a value that knows where in the document it is; and strings for what is written.
+//! JSON: text → [`Value`], and [`Node`], a value that knows where in the document it is.
 //!
 //! Format: RFC 8259. The grammar is the crate's, `json-event-parser`: it has no recursion, hands numbers over as they
 //! are written (an f64 would lose the lower bits of a 64-bit mask) and says where an error is. What it leaves to its
 //! caller is here: a limit to the nesting, and objects in which no key may come twice or be unknown.
 //!
-//! Left out: writing anything but strings; floating point.
+//! Left out: writing (`output.rs`); floating point.
 
 use std::{fmt, slice};
 
@@ -273,33 +273,10 @@ impl<'v, 'p> Iterator for Items<'v, 'p> {
     }
 }
 
-/// A string as JSON has it, with its quotes. JSON is UTF-8: other bytes become U+FFFD.
-pub fn string(text: &[u8]) -> String {
-    let mut json = String::from("\"");
-    for chunk in text.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '"' | '\\' => json.extend(['\\', c]),
-                '\0'..' ' => json.push_str(&format!("\\u{:04x}", u32::from(c))),
-                _ => json.push(c),
-            }
-        }
-        if !chunk.invalid().is_empty() {
-            json.push('\u{fffd}');
-        }
-    }
-    json.push('"');
-    json
-}
-
-/// An array or object, as the brackets are, of what is JSON already.
-pub fn join(brackets: [&str; 2], items: &[String]) -> String {
-    [brackets[0], &items.join(","), brackets[1]].concat()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::string;
 
     #[test]
     fn a_string_is_read_back_as_it_was() {

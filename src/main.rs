@@ -16,6 +16,7 @@
 mod boot;
 mod cache;
 mod capability;
+mod cgroup;
 mod check;
 mod cli;
 mod cmdline;
@@ -35,15 +36,19 @@ mod json;
 mod kept;
 mod layers;
 mod machine;
+mod output;
 mod plan;
 mod progress;
 mod protection;
 mod reaper;
+mod record;
 mod run;
 mod seal;
 mod seccomp;
 mod spawn;
 mod spec;
+mod state;
+mod stats;
 mod store;
 mod terminal;
 mod userns;
@@ -71,8 +76,18 @@ fn main() -> ExitCode {
         Action::Init(command) => reaper::run(&command),
         Action::Up(file) => boot::up(&file),
         Action::Check { spec, json } => check::run(spec.map(|spec| *spec), json),
-        Action::Print(text) => (std::io::stdout().write_all(text.as_bytes()).map(|()| 0))
-            .map_err(|error| error::Error::io("write", "standard output", error)),
+        Action::Stats { containers, json } => {
+            let run = host::probe(&cli::plain()?)?.run;
+            print(&stats::stats(&run, &containers, json)?)
+        }
+        Action::Pause { containers, pause } => {
+            let run = host::probe(&cli::plain()?)?.run;
+            for container in containers {
+                stats::pause(&state::find(&run, &container)?, pause)?;
+            }
+            Ok(0)
+        }
+        Action::Print(text) => print(&text),
     });
     result.map(ExitCode::from).unwrap_or_else(|error| {
         error::say(&format!(
@@ -81,4 +96,9 @@ fn main() -> ExitCode {
         ));
         ExitCode::from(error.status())
     })
+}
+
+fn print(text: &str) -> error::Result<u8> {
+    (std::io::stdout().write_all(text.as_bytes()).map(|()| 0))
+        .map_err(|error| error::Error::io("write", "standard output", error))
 }

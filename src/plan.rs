@@ -23,12 +23,15 @@ use container::step::{
 };
 use container::sys::Word;
 
+use crate::cgroup::{self, LimitFile};
 use crate::error::{Error, Result, error, path as show};
 use crate::host::{Host, Subordinate};
 use crate::image::reader::Whiteouts;
 use crate::image::{Layer, Tar};
+use crate::record::RECORD;
 use crate::seccomp::{self, Seccomp};
 use crate::spec::{Rootfs, Spec, Store, Upper, Userns};
+use crate::state;
 
 pub use inside::prepare;
 
@@ -48,6 +51,8 @@ pub struct Plan {
     pub terminal: bool,
     /// Defaults that this kernel does not allow for, in words.
     pub notes: Vec<String>,
+    /// The container's cgroups.
+    pub cgroups: Vec<cgroup::Group>,
     /// Where `--keep` leaves the container's changes.
     pub kept: Option<PathBuf>,
     /// Whether the overlay keeps its attributes as user.overlay.*, as it has to in a user namespace.
@@ -91,8 +96,16 @@ pub enum Task {
     ClaimIds(PathBuf),
     /// Gives a file to the container's root.
     Own(&'static CStr),
-    /// Starts the container's first process, with these `CLONE_NEW*` flags.
-    Clone(u32),
+    /// Lets the children of a cgroup have controllers: path of the file, and text.
+    Enable(PathBuf, String),
+    Limit(LimitFile),
+    /// Opens a cgroup for the container: its directory, to be cloned into, or `tasks`, for it to move itself.
+    OpenCgroup(PathBuf, bool),
+    RemoveCgroup(PathBuf),
+    /// Writes down what others have to know of the container, in its directory.
+    Record(PathBuf, Vec<u8>),
+    /// Starts the container's first process, with these `CLONE_*` flags.
+    Clone(u64),
     /// Says which ids outside those inside are.
     MapIds(Users),
     /// Shows the owners in a mount as ids of the container; with `true` also in what is mounted below.
@@ -242,9 +255,31 @@ impl fmt::Display for Task {
                 write!(f, "fcntl({path}, F_OFD_SETLK) = {{base}}")
             }
             Task::Own(path) => write!(f, "chown({}, {{base}}, {{base}})", Quoted(path)),
+            Task::Enable(path, text) => write!(f, "write({}, \"{text}\")", show(path)),
+            Task::Limit(LimitFile {
+                path,
+                text,
+                optional,
+                ..
+            }) => {
+                let condition = if *optional { " if possible" } else { "" };
+                write!(f, "write({}, \"{text}\"){condition}", show(path))
+            }
+            Task::OpenCgroup(path, true) => {
+                write!(f, "open({}, O_DIRECTORY) = {{cgroup}}", show(path))
+            }
+            Task::OpenCgroup(path, false) => {
+                let path = show(&path.join("tasks"));
+                write!(f, "open({path}, O_WRONLY) = {{tasks}}")
+            }
+            Task::RemoveCgroup(path) => write!(f, "rmdir({})", show(path)),
+            Task::Record(path, text) => {
+                let path = show(&path.join(RECORD));
+                write!(f, "write({path}, {} bytes)", text.len())
+            }
             Task::Clone(0) => f.write_str("clone3(SIGCHLD)"),
             Task::Clone(flags) => {
-                let flags = Flags(u64::from(*flags), CLONE_FLAGS);
+                let flags = Flags(*flags, CLONE_FLAGS);
                 write!(f, "clone3({flags}, SIGCHLD)")
             }
             Task::MapIds(users) => {
@@ -385,6 +420,8 @@ pub fn plan(spec: &Spec, host: &Host) -> Result<Plan> {
     planner.plan.userxattr = planner.in_userns();
     let namespaces = planner.namespaces()?;
     let privileges = planner.privileges()?;
+    planner.cgroups = cgroup::choose(&spec.resources, &host.cgroups, &host.id)?;
+    planner.plan.notes.append(&mut planner.cgroups.notes);
     planner.seal();
     planner.prepare();
     let root = planner.image()?;
@@ -401,6 +438,7 @@ pub fn plan(spec: &Spec, host: &Host) -> Result<Plan> {
     planner.command(privileges);
     planner.environment();
     planner.plan.steps = planner.steps.leak();
+    planner.plan.cgroups = planner.cgroups.groups;
     Ok(planner.plan)
 }
 
@@ -428,6 +466,7 @@ impl<'a> Planner<'a> {
             lower: Vec::new(),
             idmapped: Vec::new(),
             steps: Vec::new(),
+            cgroups: cgroup::Choice::default(),
             plan: Plan {
                 terminal: spec.tty || (host.terminals[0] && host.terminals[1]),
                 ..Plan::default()
@@ -452,6 +491,7 @@ struct Planner<'a> {
     steps: Vec<Step>,
     /// What else has been planned.
     plan: Plan,
+    cgroups: cgroup::Choice,
 }
 
 /// What becomes the container's root. All lie in the container's directory; the image, or its lowest layer, is `lower`.

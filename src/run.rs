@@ -26,6 +26,7 @@ use container::step::{Step, Target};
 use container::sys::{self, Word};
 
 use crate::cache;
+use crate::cgroup;
 use crate::cli::Mode as RunMode;
 use crate::error::{Error, NOT_FOUND, Result, error, path as show, reason, say};
 use crate::explain::{namespace_hint, step_error};
@@ -35,8 +36,11 @@ use crate::kept;
 use crate::layers::{self, Held, Layers};
 use crate::plan::{Plan, RANGE, Stack, Task, Users, bind, leak, plan};
 use crate::protection;
+use crate::record;
 use crate::seal;
 use crate::spec::Spec;
+use crate::state;
+use crate::stats;
 use crate::store::{self, Directory};
 use crate::terminal::{Kind, Relay, Terminal};
 use crate::userns;
@@ -155,6 +159,10 @@ struct Supervisor<'a> {
     directories: Vec<Directory>,
     /// The container's first process, until it has been waited for.
     child: Option<Pid>,
+    /// The container's cgroup of version 2, until the clone.
+    cgroup: Option<OwnedFd>,
+    /// Whether a cgroup could not be removed yet.
+    busy: bool,
     /// The first id of the container's range, and the file that keeps others from taking it.
     ids: Option<(u32, OwnedFd)>,
     relays: Vec<Relay>,
@@ -196,6 +204,8 @@ impl<'a> Supervisor<'a> {
             context: Context::new(Some(theirs), Environment { words, home }, trace),
             directories: Vec::new(),
             child: None,
+            cgroup: None,
+            busy: false,
             ids: None,
             relays: Vec::new(),
             terminal: None,
@@ -268,7 +278,7 @@ impl Supervisor<'_> {
             Task::EnterUserNamespace(map) => userns::enter(map, self.host),
             Task::CreateDirectory(path) => {
                 if self.directories.is_empty() {
-                    store::sweep(&self.host.run, "running")?;
+                    state::sweep(&self.host.run)?;
                     store::sweep(&self.host.store, "containers")?;
                     cache::clean(&self.host.store)?;
                 }
@@ -298,6 +308,23 @@ impl Supervisor<'_> {
             }
             Task::ClaimIds(path) => {
                 self.ids = Some(userns::claim(path, &self.host.id)?);
+                Ok(())
+            }
+            Task::Record(path, text) => {
+                let path = path.join(record::RECORD);
+                std::fs::write(&path, text).map_err(|error| store::io("write", &path, error))
+            }
+            Task::Enable(path, text) => cgroup::write(path, text),
+            Task::Limit(file) => match cgroup::write(&file.path, &file.text) {
+                Err(_) if file.optional => Ok(()),
+                result => result.map_err(|error| match file.option {
+                    "" => error,
+                    option => error!("{option}: {error}"),
+                }),
+            },
+            Task::OpenCgroup(path, v2) => self.open_cgroup(path, *v2),
+            Task::RemoveCgroup(path) => {
+                self.busy |= !cgroup::remove(path);
                 Ok(())
             }
             Task::Own(path) => own(path.to_bytes(), self.base()),
@@ -358,6 +385,8 @@ impl Supervisor<'_> {
                 let _ = unmount(path.as_os_str().as_bytes(), UnmountFlags::DETACH);
                 Ok(())
             }
+            // While a cgroup is there its record stays.
+            Task::RemoveDirectory(_) if self.busy => Ok(()),
             Task::RemoveDirectory(path) => {
                 self.directories
                     .retain(|directory| directory.path() != path);
@@ -376,11 +405,28 @@ impl Supervisor<'_> {
         self.ids.as_ref().map_or(0, |(base, _)| *base)
     }
 
-    fn clone(&mut self, task: &Task, flags: u32) -> Result<()> {
-        let steps = self.plan.steps;
+    fn open_cgroup(&mut self, path: &Path, v2: bool) -> Result<()> {
+        let (path, flags) = match v2 {
+            true => (path.to_owned(), OFlags::RDONLY | OFlags::DIRECTORY),
+            false => (path.join("tasks"), OFlags::WRONLY),
+        };
+        let name = leak(path.as_os_str().as_bytes());
+        let opened =
+            sys::open(name, flags).map_err(|errno| Error::sys("open", name.to_bytes(), errno))?;
+        match self.context.tasks.iter_mut().find(|slot| slot.is_none()) {
+            Some(slot) if !v2 => *slot = Some(opened),
+            _ => self.cgroup = Some(opened),
+        }
+        Ok(())
+    }
+
+    fn clone(&mut self, task: &Task, flags: u64) -> Result<()> {
+        let (flags, steps) = (flags as u32, self.plan.steps);
         let supervisors_end = self.control.as_ref().map(AsRawFd::as_raw_fd);
         let context = &mut self.context;
-        let pid = sys::clone(flags, || {
+        let cgroup = self.cgroup.take();
+        let into = cgroup.as_ref().map(AsFd::as_fd);
+        let (pid, placed) = sys::clone_into(flags, into, || {
             // Only the supervisor may hold its end: the container must see it closed when the supervisor dies.
             supervisors_end.into_iter().for_each(sys::close);
             child::container(steps, 0, context)
@@ -390,6 +436,11 @@ impl Supervisor<'_> {
             error.hint(namespace_hint(errno, flags, self.host))
         })?;
         self.child = Some(pid);
+        self.context.tasks = [const { None }; 6];
+        if let (false, Some(group)) = (placed, self.plan.cgroups.iter().find(|group| group.v2)) {
+            let pid = pid.as_raw_pid().to_string();
+            cgroup::write(&group.path.join("cgroup.procs"), &pid)?;
+        }
         self.held.opening = None;
         // What only the container needs is closed here, so that end of file means what it should.
         self.context.control = None;
@@ -495,9 +546,21 @@ impl Supervisor<'_> {
                 self.relays.iter_mut().for_each(Relay::finish);
             }
         }
+        let cgroups = self.plan.cgroups.iter().map(|group| group.path.clone());
+        let killed = ended == Some(128 + raw::SIGKILL as u8);
+        let why = match killed {
+            true => stats::out_of_memory(&cgroups.collect::<Vec<_>>()),
+            false => None,
+        };
         if !self.began {
             let error = Error::new("the container's first process was killed during set-up");
-            return Err(error.hint("by a signal, or because memory ran out"));
+            return Err(error.hint(
+                why.as_deref()
+                    .unwrap_or("by a signal, or because memory ran out"),
+            ));
+        }
+        if let Some(why) = why {
+            self.say_lines(&format!("mini: killed: {why}\n"));
         }
         Ok(ended.unwrap_or(0))
     }
@@ -632,6 +695,13 @@ impl Supervisor<'_> {
         }
         for task in &self.plan.teardown {
             let _ = self.timed(task);
+        }
+        if self.busy {
+            // Nobody needs to wait for processes that are still ending. What is locked is not swept.
+            for directory in std::mem::take(&mut self.directories) {
+                directory.leave();
+            }
+            state::sweep_later(&self.host.run);
         }
         let Some(kept) = &self.plan.kept else {
             return;

@@ -11,6 +11,7 @@ use container::step::ResourceLimit;
 use linux_raw_sys::general as raw;
 
 use crate::capability::Capabilities;
+use crate::cgroup::Wanted;
 use crate::error::{Error, Result, error, quote};
 use crate::image::Config;
 use crate::seccomp::Seccomp;
@@ -52,6 +53,10 @@ pub struct Spec {
     /// Size of /dev/shm in bytes.
     pub shm_size: u64,
     pub limits: Vec<ResourceLimit>,
+    /// Limits by cgroups, in the order of the table.
+    pub resources: Vec<Wanted>,
+    /// The cgroup that the container's are made in, in each hierarchy: absolute, or below the caller's.
+    pub cgroup_parent: Option<PathBuf>,
     pub oom_score_adj: Option<i32>,
     /// Sent to the command when mini gets SIGTERM. `None`: SIGTERM.
     pub stop_signal: Option<i32>,
@@ -546,6 +551,23 @@ pub fn restart(text: &str) -> Result<Restart> {
         _ => None,
     };
     known.ok_or_else(|| invalid("--restart", text, "not no, always or on-failure[:N]"))
+}
+
+/// A path in the cgroup hierarchies.
+pub fn cgroup_parent(text: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(text);
+    if text.is_empty()
+        || path
+            .components()
+            .any(|part| part == std::path::Component::ParentDir)
+    {
+        return Err(invalid(
+            "--cgroup-parent",
+            text,
+            "empty, or it has \"..\" in it",
+        ));
+    }
+    Ok(path)
 }
 
 /// An absolute directory in the container.

@@ -76,6 +76,8 @@ pub enum Step {
     Mknod(Text, u32, u32, u32),
     /// Writes a file whole; makes it if it is missing.
     WriteFile(Text, &'static [u8]),
+    /// Moves this process into its cgroups of version 1, by their files `tasks`.
+    JoinCgroups,
     /// Waits until the supervisor has done its part; end of file means that it is gone.
     AwaitGo,
     /// Becomes root of the new user namespace, without the caller's groups.
@@ -187,6 +189,7 @@ impl Display for Step {
                 }
                 _ => write!(f, "write({}, {} bytes)", Quoted(path), text.len()),
             },
+            Step::JoinCgroups => f.write_str("write({tasks}, \"0\")"),
             Step::AwaitGo => f.write_str("recv({control})"),
             Step::BecomeRoot => {
                 f.write_str("setgroups([]), setresgid(0, 0, 0), setresuid(0, 0, 0)")
@@ -365,6 +368,7 @@ pub const CLONE_FLAGS: &[(u64, &str)] = &[
     (raw::CLONE_NEWUTS as u64, "CLONE_NEWUTS"),
     (raw::CLONE_NEWCGROUP as u64, "CLONE_NEWCGROUP"),
     (raw::CLONE_NEWTIME as u64, "CLONE_NEWTIME"),
+    (raw::CLONE_INTO_CGROUP, "CLONE_INTO_CGROUP"),
 ];
 
 const MOUNT_FLAGS: &[(u64, &str)] = &[

@@ -207,6 +207,11 @@ impl Directory {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Gives the lock back, and leaves the directory to others as a dead one's.
+    pub fn leave(mut self) {
+        self.path = PathBuf::new();
+    }
 }
 
 impl Drop for Directory {

@@ -25,6 +25,10 @@ mod image;
 #[allow(dead_code)]
 #[path = "../src/json.rs"]
 mod json;
+#[cfg(feature = "json")]
+#[allow(dead_code)]
+#[path = "../src/output.rs"]
+mod output;
 use image::index::{devices, index};
 use image::reader::{Section, Whiteouts};
 use image::unpack::{Options, Unpacker};

@@ -32,6 +32,10 @@ mod image;
 #[allow(dead_code)]
 #[path = "../src/json.rs"]
 mod json;
+#[cfg(feature = "json")]
+#[allow(dead_code)]
+#[path = "../src/output.rs"]
+mod output;
 mod support;
 /// What the core build leaves out.
 const GZIP: bool = cfg!(feature = "gzip");

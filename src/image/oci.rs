@@ -18,7 +18,7 @@ use super::tar::Member;
 use super::write::{Writer, file};
 use super::{Config, Sha256};
 use crate::error::{Error, Result};
-use crate::json::{join, string};
+use crate::output::{join, string};
 
 /// A layer: a plain tar, which is a file or a part of one.
 pub struct Layer<'a> {

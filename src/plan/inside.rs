@@ -11,6 +11,10 @@ impl Planner<'_> {
             true => SUPERVISOR_DIED,
             false => raw::SIGKILL as i32,
         };
+        // While the supervisor writes id maps.
+        if self.cgroups.groups.iter().any(|group| !group.v2) {
+            self.step(Step::JoinCgroups);
+        }
         self.step(Step::AwaitGo);
         // Before the parent-death signal, which a change of ids would clear.
         if self.has_ids() {
@@ -130,6 +134,16 @@ impl Planner<'_> {
         } else {
             let read_only = if spec.privileged { 0 } else { raw::MS_RDONLY };
             self.step(fresh(c"sysfs", sys, QUIET | read_only, ""));
+        }
+        // Only what the container's own cgroup namespace has.
+        let own = self.cgroups.groups.iter().any(|group| group.v2);
+        if own
+            && !self.shares(raw::CLONE_NEWCGROUP)
+            && self.host.namespaces & raw::CLONE_NEWCGROUP != 0
+        {
+            let read_only = if spec.privileged { 0 } else { raw::MS_RDONLY };
+            let target = Target::Inside(c"/sys/fs/cgroup");
+            self.step(fresh(c"cgroup2", target, QUIET | read_only, ""));
         }
         self.sysctls();
         if spec.masks {

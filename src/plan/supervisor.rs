@@ -53,6 +53,9 @@ impl Planner<'_> {
         self.plan
             .tasks
             .push(Task::CreateDirectory(self.run.clone()));
+        // Before what it is about is made: whoever finds it, and no owner, removes that.
+        let record = state::record(self.spec, &self.cgroups);
+        self.plan.tasks.push(Task::Record(self.run.clone(), record));
         // What is in here, /dev included, nobody sees but this container.
         let (target, data) = (Target::Path(path(&self.run)), "mode=0755,size=65536k");
         let flags = raw::MS_NOSUID | raw::MS_NOEXEC;
@@ -63,6 +66,12 @@ impl Planner<'_> {
             self.mkdir(self.at(name), 0o755);
         }
         self.plan.teardown.push(Task::Unmount(self.run.clone()));
+        for group in &self.cgroups.groups {
+            let path = group.path.clone();
+            self.plan.teardown.push(Task::RemoveCgroup(path));
+        }
+        let freezer = self.cgroups.freezer.clone();
+        self.plan.teardown.extend(freezer.map(Task::RemoveCgroup));
         self.plan
             .teardown
             .push(Task::RemoveDirectory(self.run.clone()));
@@ -389,7 +398,20 @@ impl Planner<'_> {
                 self.plan.tasks.push(Task::Own(self.at(&target)));
             }
         }
-        self.plan.tasks.push(Task::Clone(namespaces));
+        let mut flags = u64::from(namespaces);
+        for group in self.cgroups.groups.clone() {
+            let enable = group.enable.map(|(path, text)| Task::Enable(path, text));
+            self.plan.tasks.extend(enable);
+            self.mkdir(path(&group.path), 0o755);
+            self.plan
+                .tasks
+                .extend(group.files.into_iter().map(Task::Limit));
+            self.plan.tasks.push(Task::OpenCgroup(group.path, group.v2));
+            if group.v2 {
+                flags |= raw::CLONE_INTO_CGROUP;
+            }
+        }
+        self.plan.tasks.push(Task::Clone(flags));
         if users != Users::Same {
             self.plan.tasks.push(Task::MapIds(users));
             for limit in &self.spec.limits {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cgroup::{Cgroups, Hierarchy};
 use crate::cli::{Action, parse};
 use crate::host::Idmap;
 
@@ -47,6 +48,25 @@ fn machine() -> Host {
         resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
         shared_ipc: [true, true],
         clocks: (1000, 1234),
+        cgroups: unified(),
+    }
+}
+
+/// Cgroups of version 2 as they are on a machine with systemd.
+fn unified() -> Cgroups {
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    Cgroups {
+        hierarchies: vec![Hierarchy {
+            v2: true,
+            parent: "/sys/fs/cgroup".into(),
+            controllers: words("cpuset cpu io memory pids"),
+            enabled: words("memory pids"),
+            why: None,
+            ceilings: Vec::new(),
+            cpuset: Default::default(),
+        }],
+        devices: vec!["8:0".into(); 12],
+        online: "0-3".into(),
     }
 }
 

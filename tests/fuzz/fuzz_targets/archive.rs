@@ -18,6 +18,9 @@ mod image;
 #[path = "../../../src/json.rs"]
 #[allow(dead_code)]
 mod json;
+#[path = "../../../src/output.rs"]
+#[allow(dead_code)]
+mod output;
 use image::archive::{Opened, Wanted, open_file};
 use image::{Layer, digest, manifest};
 

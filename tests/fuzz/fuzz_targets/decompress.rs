@@ -15,6 +15,9 @@ mod image;
 #[path = "../../../src/json.rs"]
 #[allow(dead_code)]
 mod json;
+#[path = "../../../src/output.rs"]
+#[allow(dead_code)]
+mod output;
 use image::decompress;
 
 /// Bytes: a small input inflates to gigabytes, which would only take time.

@@ -17,6 +17,9 @@ mod image;
 #[path = "../../../src/json.rs"]
 #[allow(dead_code)]
 mod json;
+#[path = "../../../src/output.rs"]
+#[allow(dead_code)]
+mod output;
 use image::index::index;
 use image::reader::{Section, Whiteouts};
 use image::tar::BLOCK;

@@ -1,0 +1,763 @@
+//! Limits, by control groups: what the options mean, where a container's cgroups can be made, and how they go.
+//!
+//! cgroups(7); Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/ of the kernel. Version 2 is one hierarchy for all
+//! controllers; of version 1 each controller, or a few together, have one; a machine may have both (hybrid), and then
+//! each controller is in one of them. [`LIMITS`] is the table of limits: all else comes from it.
+//!
+//! A container's cgroup is called `mini-ID` and lies
+//! - of version 1 in the caller's own cgroup,
+//! - of version 2 in the nearest one above the caller, its own included, that can have children with the controllers:
+//!   one with processes in it cannot, unless it is the root ("no internal processes"). Nobody is moved for it.
+//!
+//! Limits that bind the caller so bind its containers, as far as these rules allow. On version 2 the container is
+//! cloned into its cgroup; on version 1 it moves itself, by `tasks`: writing to cgroup.procs from outside waits for RCU, 5
+//! to 11 ms (FACTS.md §4).
+//!
+//! Left out: controllers of devices, huge pages, RDMA; real-time scheduling; the cgroup manager's bus of systemd.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use linux_raw_sys::general as raw;
+use rustix::fs::{Access, AtFlags, CWD, accessat, rmdir};
+use rustix::io::Errno;
+
+use container::sys;
+
+use crate::error::{Error, Result, error, path as show, quote};
+use crate::spec::{self, Spec};
+use crate::store::names;
+
+/// One limit. Files are named with the controller in front, as the kernel does.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub option: &'static str,
+    /// Behind the device in the option's value; empty where there is no device.
+    pub key: &'static str,
+    pub unit: Unit,
+    /// In version 2 and version 1.
+    pub files: [&'static str; 2],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Bytes,
+    /// Bytes of memory and swap together; in version 2 written without those of memory.
+    Swap,
+    /// Microseconds of processor time in each 100,000.
+    Quota,
+    /// 1 to 10000, normally 100; in version 1 "shares", 1024 for 100.
+    Weight,
+    /// Numbers of processors, as in 0-2,5.
+    Processors,
+    /// Processes and threads.
+    Tasks,
+    /// Bytes or operations a second, of a block device.
+    Rate,
+}
+
+const fn limit(
+    option: &'static str,
+    key: &'static str,
+    unit: Unit,
+    files: [&'static str; 2],
+) -> Limit {
+    Limit {
+        option,
+        key,
+        unit,
+        files,
+    }
+}
+
+/// Memory comes before memory with swap, which may not be less.
+#[rustfmt::skip]
+pub const LIMITS: [Limit; 11] = [
+    limit("--memory", "", Unit::Bytes, ["memory.max", "memory.limit_in_bytes"]),
+    limit("--memory-swap", "", Unit::Swap, ["memory.swap.max", "memory.memsw.limit_in_bytes"]),
+    limit("--memory-reservation", "", Unit::Bytes, ["memory.low", "memory.soft_limit_in_bytes"]),
+    limit("--cpus", "", Unit::Quota, ["cpu.max", "cpu.cfs_quota_us"]),
+    limit("--cpu-weight", "", Unit::Weight, ["cpu.weight", "cpu.shares"]),
+    limit("--cpuset", "", Unit::Processors, ["cpuset.cpus", "cpuset.cpus"]),
+    limit("--pids-limit", "", Unit::Tasks, ["pids.max", "pids.max"]),
+    limit("--io-max", "rbps", Unit::Rate, ["io.max", "blkio.throttle.read_bps_device"]),
+    limit("--io-max", "wbps", Unit::Rate, ["io.max", "blkio.throttle.write_bps_device"]),
+    limit("--io-max", "riops", Unit::Rate, ["io.max", "blkio.throttle.read_iops_device"]),
+    limit("--io-max", "wiops", Unit::Rate, ["io.max", "blkio.throttle.write_iops_device"]),
+];
+
+/// The controller of version 1 that stops processes.
+const FREEZER: &str = "freezer";
+
+/// How many processes and threads a container has at most unless told otherwise: more than programs need, and few
+/// enough for a fork bomb to leave room for others (pid_max is 32768 on small machines).
+pub const DEFAULT_TASKS: u64 = 2048;
+
+/// A limit and how much it is.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub limit: &'static Limit,
+    pub amount: Amount,
+    /// Not asked for, but mini's default or a consequence: it is left out where it cannot be had.
+    pub implied: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Amount {
+    /// `u64::MAX` is no limit.
+    Number(u64),
+    List(String),
+    /// A device's path, or its MAJOR:MINOR.
+    Device(PathBuf, u64),
+}
+
+/// Adds what the value of an option says.
+pub fn parse(option: &'static str, text: &str, wanted: &mut Vec<Wanted>) -> Result<()> {
+    let bad = |what: &str| spec::invalid(option, text, what);
+    let number = |least, most, what: &str| match text.parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(bad(what)),
+    };
+    let Some(limit) = LIMITS.iter().find(|limit| limit.option == option) else {
+        return Err(bad("no limit"));
+    };
+    let mut add = |limit, amount| {
+        wanted.push(Wanted {
+            limit,
+            amount,
+            implied: false,
+        });
+    };
+    let amount = match limit.unit {
+        Unit::Swap | Unit::Tasks if text == "-1" => Amount::Number(u64::MAX),
+        // What is less the kernel takes as well, but not even mini's own part of the container fits in.
+        Unit::Bytes | Unit::Swap => match spec::size(option, text)? {
+            ..LEAST_MEMORY => return Err(bad("less than 512k, in which no container can start")),
+            bytes => Amount::Number(bytes),
+        },
+        Unit::Quota => Amount::Number(quota(text).ok_or_else(|| {
+            bad("not a number of processors, at least 0.01 (a thousandth of a second in each tenth)")
+        })?),
+        Unit::Weight => Amount::Number(number(1, 10000, "not a number from 1 to 10000")?),
+        Unit::Tasks => Amount::Number(number(1, u64::from(u32::MAX), "not a number from 1 on, or -1 for no limit")?),
+        Unit::Processors => match processors(text) {
+            Some(_) => Amount::List(text.to_owned()),
+            None => return Err(bad("not a list of processors, as in 0-2,5")),
+        },
+        Unit::Rate => {
+            let form = "not DEVICE:KEY=NUMBER,... with rbps, wbps (bytes), riops, wiops a second";
+            // A device may be MAJOR:MINOR, a path may contain colons.
+            let (device, rates) = text.rsplit_once(':').ok_or_else(|| bad(form))?;
+            for rate in rates.split(',') {
+                let (key, value) = rate.split_once('=').ok_or_else(|| bad(form))?;
+                let found = LIMITS.iter().find(|limit| !key.is_empty() && limit.key == key);
+                let value = spec::size(option, value).map_err(|_| bad(form))?;
+                let amount = Amount::Device(device.into(), value);
+                add(found.ok_or_else(|| bad(form))?, amount);
+            }
+            return Ok(());
+        }
+    };
+    add(limit, amount);
+    Ok(())
+}
+
+/// Completes what was asked for by what follows from it, and by the default.
+pub fn complete(wanted: &mut Vec<Wanted>) -> Result<()> {
+    let find = |option| wanted.iter().find(|wanted| wanted.limit.option == option);
+    let amount = |option| find(option).map(|wanted| wanted.amount.clone());
+    let (memory, swap) = (amount("--memory"), amount("--memory-swap"));
+    let tasks = find("--pids-limit").is_some();
+    let mut imply = |option, number| {
+        let limit = LIMITS.iter().find(|limit| limit.option == option);
+        wanted.extend(limit.map(|limit| Wanted {
+            limit,
+            amount: Amount::Number(number),
+            implied: true,
+        }));
+    };
+    match (memory, swap) {
+        (None, Some(_)) => return Err("--memory-swap needs --memory".into()),
+        (Some(Amount::Number(memory)), Some(Amount::Number(swap))) if swap < memory => {
+            return Err(
+                "--memory-swap is memory and swap together: it cannot be less than --memory".into(),
+            );
+        }
+        // As Docker and Podman have it.
+        (Some(Amount::Number(memory)), None) => imply("--memory-swap", memory.saturating_mul(2)),
+        _ => {}
+    }
+    if !tasks {
+        imply("--pids-limit", DEFAULT_TASKS);
+    }
+    // No limit at all needs no cgroup.
+    wanted.retain(|wanted| {
+        wanted.limit.unit != Unit::Tasks || wanted.amount != Amount::Number(u64::MAX)
+    });
+    wanted.sort_by_key(|wanted| LIMITS.iter().position(|limit| limit == wanted.limit));
+    Ok(())
+}
+
+const LEAST_MEMORY: u64 = 512 << 10;
+
+/// Microseconds in each 100,000, of a decimal number of processors.
+fn quota(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let fraction = &format!("{fraction}00000")[..5];
+    let whole = whole.parse::<u64>().ok()?.checked_mul(100_000)?;
+    let quota = whole.checked_add(fraction.parse().ok()?)?;
+    // Less than a millisecond is EINVAL.
+    (quota >= 1000).then_some(quota)
+}
+
+/// The first and the last of each range of a list.
+fn processors(text: &str) -> Option<Vec<(u32, u32)>> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let range = (first.parse().ok()?, last.parse().ok()?);
+        (range.0 <= range.1).then_some(range)
+    };
+    text.trim_ascii().split(',').map(range).collect()
+}
+
+impl Limit {
+    /// The name of a controller: in version 2 or version 1.
+    pub fn controller(&self, v2: bool) -> &'static str {
+        let file = self.file(v2);
+        file.split('.').next().unwrap_or(file)
+    }
+
+    pub fn file(&self, v2: bool) -> &'static str {
+        self.files[usize::from(!v2)]
+    }
+
+    /// What is written to the file. `memory` is the limit of memory, `device` the number of a device.
+    pub fn value(&self, amount: &Amount, v2: bool, memory: u64, device: &str) -> String {
+        match (amount, self.unit) {
+            (Amount::List(list), _) => list.clone(),
+            (Amount::Device(_, rate), _) if v2 => format!("{device} {}={rate}", self.key),
+            (Amount::Device(_, rate), _) => format!("{device} {rate}"),
+            (Amount::Number(u64::MAX), Unit::Swap) if !v2 => "-1".to_owned(),
+            (Amount::Number(u64::MAX), _) => "max".to_owned(),
+            (Amount::Number(bytes), Unit::Swap) if v2 => bytes.saturating_sub(memory).to_string(),
+            (Amount::Number(quota), Unit::Quota) if v2 => format!("{quota} 100000"),
+            (Amount::Number(weight), Unit::Weight) if !v2 => {
+                (weight * 1024).div_ceil(100).to_string()
+            }
+            (Amount::Number(number), _) => number.to_string(),
+        }
+    }
+}
+
+/// What a machine has for a container's cgroups.
+#[derive(Debug, Clone, Default)]
+pub struct Cgroups {
+    pub hierarchies: Vec<Hierarchy>,
+    /// MAJOR:MINOR for each limit that names a device.
+    pub devices: Vec<String>,
+    /// The processors that are running, as in 0-3; empty if that is not known.
+    pub online: String,
+}
+
+/// A hierarchy, and the cgroup in it that the container's would be made in.
+#[derive(Debug, Clone)]
+pub struct Hierarchy {
+    pub v2: bool,
+    pub parent: PathBuf,
+    /// What the parent can have in its children.
+    pub controllers: Vec<String>,
+    /// In version 2: what it has in them already.
+    pub enabled: Vec<String>,
+    /// Why no cgroup can be made there.
+    pub why: Option<String>,
+    /// For each limit wanted: the least that the parent and those above it have in the same file.
+    pub ceilings: Vec<u64>,
+    /// The parent's processors and memory nodes, which version 1 does not hand down.
+    pub cpuset: [String; 2],
+}
+
+/// Looks where the cgroups for these limits can be made. Fails only on what was asked for and is not there.
+pub fn probe(spec: &Spec) -> Result<Cgroups> {
+    let mut cgroups = Cgroups::default();
+    for wanted in &spec.resources {
+        let device = match &wanted.amount {
+            Amount::Device(path, _) => device(path)?,
+            _ => String::new(),
+        };
+        cgroups.devices.push(device);
+    }
+    if spec.resources.is_empty() {
+        return Ok(cgroups);
+    }
+    cgroups.online = read(Path::new("/sys/devices/system/cpu/online"));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    for line in mounts.lines() {
+        if let Some(hierarchy) = hierarchy(spec, line, &own)? {
+            cgroups.hierarchies.push(hierarchy);
+        }
+    }
+    Ok(cgroups)
+}
+
+/// The hierarchy that a line of mountinfo (proc(5)) is about, if it has controllers.
+fn hierarchy(spec: &Spec, mount: &str, own: &str) -> Result<Option<Hierarchy>> {
+    let Some((front, back)) = mount.split_once(" - cgroup") else {
+        return Ok(None);
+    };
+    let mut front = front.split(' ').skip(3);
+    let (root, top) = (front.next().unwrap_or("/"), front.next().unwrap_or("/"));
+    let v2 = back.starts_with('2');
+    let options = back.split(' ').next_back().unwrap_or_default();
+    let known = |name: &&str| LIMITS.iter().any(|limit| limit.controller(v2) == *name);
+    let mut controllers: Vec<&str> = options.split(',').filter(known).collect();
+    controllers.extend(options.split(',').find(|name| *name == FREEZER));
+    if controllers.is_empty() && !v2 {
+        return Ok(None);
+    }
+    // The caller's own cgroup: HIERARCHY:CONTROLLERS:PATH, of which a mount may show only a part (cgroups(7)).
+    let mine = own.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (names, path) = (fields.next()?, fields.next()?);
+        let found = match v2 {
+            true => names.is_empty(),
+            false => names.split(',').any(|name| controllers.contains(&name)),
+        };
+        found.then_some(path)
+    });
+    let top = Path::new(top);
+    let below = |path: &str| {
+        let rest = Path::new(path).strip_prefix(root).map(Path::to_owned);
+        top.join(rest.unwrap_or_default())
+    };
+    let mine = below(mine.unwrap_or("/"));
+    let mut hierarchy = Hierarchy {
+        v2,
+        parent: mine.clone(),
+        controllers: controllers.into_iter().map(str::to_owned).collect(),
+        enabled: Vec::new(),
+        why: None,
+        ceilings: Vec::new(),
+        cpuset: [String::new(), String::new()],
+    };
+    match &spec.cgroup_parent {
+        Some(given) => {
+            hierarchy.parent = match given.strip_prefix("/") {
+                Ok(_) => below(&given.to_string_lossy()),
+                Err(_) => mine.join(given),
+            };
+            hierarchy.look(&spec.resources);
+        }
+        None if !v2 => hierarchy.look(&spec.resources),
+        None => {
+            let mut first = None;
+            for parent in mine.ancestors().take_while(|path| path.starts_with(top)) {
+                hierarchy.parent = parent.to_owned();
+                hierarchy.look(&spec.resources);
+                if hierarchy.why.is_none() {
+                    break;
+                }
+                first.get_or_insert(hierarchy.clone());
+            }
+            if hierarchy.why.is_some() {
+                hierarchy = first.unwrap_or(hierarchy);
+            }
+        }
+    }
+    if v2 && hierarchy.controllers.is_empty() {
+        return Ok(None);
+    }
+    for wanted in &spec.resources {
+        let ceiling = hierarchy.ceiling(wanted.limit, top);
+        hierarchy.ceilings.push(ceiling);
+    }
+    Ok(Some(hierarchy))
+}
+
+impl Hierarchy {
+    /// Whether a cgroup with these limits can be made in the parent.
+    fn look(&mut self, resources: &[Wanted]) {
+        let words = |file: &str| -> Vec<String> {
+            let text = read(&self.parent.join(file));
+            text.split_ascii_whitespace().map(str::to_owned).collect()
+        };
+        self.why = self.refusal("").err();
+        if !self.v2 {
+            if self.controllers.iter().any(|name| name == "cpuset") {
+                self.cpuset =
+                    ["cpuset.cpus", "cpuset.mems"].map(|file| read(&self.parent.join(file)));
+            }
+            return;
+        }
+        self.controllers = words("cgroup.controllers");
+        self.enabled = words("cgroup.subtree_control");
+        let (has, enabled) = (self.controllers.clone(), self.enabled.clone());
+        let mut needs = resources
+            .iter()
+            .filter(|wanted| !wanted.implied || resources.len() == 1);
+        if let Some(lacking) =
+            needs.find(|wanted| !has.iter().any(|name| name == wanted.limit.controller(true)))
+        {
+            let controller = lacking.limit.controller(true);
+            let at = show(&self.parent.join("cgroup.controllers"));
+            self.why = Some(format!("the controller {controller} is not in {at}"));
+        }
+        let all = resources.iter().all(|wanted| {
+            let controller = wanted.limit.controller(true);
+            !has.iter().any(|name| name == controller)
+                || enabled.iter().any(|name| name == controller)
+        });
+        if self.why.is_none() && !all {
+            let root = !self.parent.join("cgroup.type").exists();
+            let file = show(&self.parent.join("cgroup.subtree_control"));
+            self.why = match self.refusal("cgroup.subtree_control") {
+                Ok(()) if !root && !words("cgroup.procs").is_empty() => Some(format!(
+                    "{file} cannot be written: there are processes in that cgroup"
+                )),
+                result => result.err(),
+            };
+        }
+        if self.why.is_none() {
+            self.why = self.refusal("cgroup.procs").err();
+        }
+    }
+
+    /// Why this user may not write to the parent, or a file of it.
+    fn refusal(&self, file: &str) -> std::result::Result<(), String> {
+        let path = if file.is_empty() {
+            self.parent.clone()
+        } else {
+            self.parent.join(file)
+        };
+        accessat(
+            CWD,
+            path.as_os_str().as_bytes(),
+            Access::WRITE_OK,
+            AtFlags::EACCESS,
+        )
+        .map_err(|errno| format!("{}: {}", show(&path), crate::error::reason(errno)))
+    }
+
+    /// The least that the cgroups from the parent up to `top` allow.
+    fn ceiling(&self, limit: &Limit, top: &Path) -> u64 {
+        let mut least = u64::MAX;
+        if !matches!(
+            limit.unit,
+            Unit::Bytes | Unit::Swap | Unit::Quota | Unit::Tasks
+        ) {
+            return least;
+        }
+        let above = self
+            .parent
+            .ancestors()
+            .take_while(|path| path.starts_with(top));
+        for path in above {
+            let text = read(&path.join(limit.file(self.v2)));
+            let mut words = text.split_ascii_whitespace().map(|word| word.parse().ok());
+            if let Some(Some(number)) = words.next() {
+                let period = words.next().flatten().unwrap_or(100_000);
+                least = least.min(match limit.unit {
+                    Unit::Quota => u64::saturating_mul(number, 100_000) / u64::max(period, 1),
+                    _ => number,
+                });
+            }
+        }
+        least
+    }
+}
+
+/// A cgroup to be made for the container.
+#[derive(Debug, Clone)]
+pub struct Group {
+    pub v2: bool,
+    pub path: PathBuf,
+    /// What has to be written first, to the parent's file, so that its children have the controllers.
+    pub enable: Option<(PathBuf, String)>,
+    pub files: Vec<LimitFile>,
+}
+
+/// A file of a new cgroup and what is written to it.
+#[derive(Debug, Clone)]
+pub struct LimitFile {
+    pub path: PathBuf,
+    pub text: String,
+    /// On whose behalf; empty if mini's own.
+    pub option: &'static str,
+    /// Not every kernel has it.
+    pub optional: bool,
+}
+
+/// The groups of a container, and in words what it goes without.
+#[derive(Default)]
+pub struct Choice {
+    pub groups: Vec<Group>,
+    pub notes: Vec<String>,
+    /// The cgroup of version 1 that `mini pause` will make.
+    pub freezer: Option<PathBuf>,
+}
+
+/// Decides which cgroups are made for the container `id`. Fails if a limit that was asked for cannot be had.
+pub fn choose(resources: &[Wanted], cgroups: &Cgroups, id: &str) -> Result<Choice> {
+    let (mut choice, name) = (Choice::default(), format!("mini-{id}"));
+    let memory = resources
+        .iter()
+        .find(|wanted| wanted.limit.option == "--memory");
+    let memory = match memory.map(|wanted| &wanted.amount) {
+        Some(Amount::Number(memory)) => *memory,
+        _ => u64::MAX,
+    };
+    for (index, wanted) in resources.iter().enumerate() {
+        let (limit, option) = (wanted.limit, wanted.limit.option);
+        let hierarchy = match cgroups.find(limit) {
+            Ok(found) => found,
+            Err(_) if wanted.implied && limit.unit == Unit::Swap => continue,
+            Err(why) if wanted.implied => {
+                choice.notes.push(format!("no limit of processes: {why}"));
+                continue;
+            }
+            Err(why) => return Err(error!("{option}: {why}")),
+        };
+        let (v2, parent) = (hierarchy.v2, &hierarchy.parent);
+        let mut amount = wanted.amount.clone();
+        match &mut amount {
+            Amount::Number(number) if *number != u64::MAX => {
+                let ceiling = hierarchy.ceilings.get(index).copied().unwrap_or(u64::MAX);
+                if wanted.implied {
+                    *number = ceiling.min(*number);
+                } else if *number > ceiling {
+                    let (file, parent) = (limit.file(v2), show(parent));
+                    return Err(error!(
+                        "{option}: {number} is above the {ceiling} in {file} of {parent} or above it"
+                    ));
+                }
+                let most = 100_000 * u64::from(count(&cgroups.online));
+                if limit.unit == Unit::Quota && *number > most && most > 0 {
+                    let online = quote(cgroups.online.as_bytes());
+                    return Err(error!(
+                        "{option}: more than there are ({online} are running)"
+                    ));
+                }
+            }
+            Amount::List(list) => {
+                let [cpus, _] = &hierarchy.cpuset;
+                for there in [cpus, &cgroups.online] {
+                    if !there.is_empty() && !within(list, there) {
+                        let (list, there) = (quote(list.as_bytes()), quote(there.as_bytes()));
+                        return Err(error!("{option} {list}: there are only {there}"));
+                    }
+                }
+            }
+            _ => {}
+        }
+        let path = parent.join(&name);
+        let at = choice
+            .groups
+            .iter()
+            .position(|group| group.path == path)
+            .unwrap_or_else(|| {
+                choice.groups.push(hierarchy.group(path.clone(), resources));
+                choice.groups.len() - 1
+            });
+        let device = cgroups.devices.get(index).map_or("", String::as_str);
+        choice.groups[at].files.push(LimitFile {
+            path: path.join(limit.file(v2)),
+            text: limit.value(&amount, v2, memory, device),
+            option,
+            optional: wanted.implied && limit.unit == Unit::Swap,
+        });
+    }
+    if !choice.groups.iter().any(|group| group.v2) {
+        let mut hierarchies = cgroups.hierarchies.iter();
+        let freezer = hierarchies.find(|it| it.controllers.iter().any(|name| name == FREEZER));
+        let freezer = freezer.filter(|it| it.why.is_none() && !choice.groups.is_empty());
+        choice.freezer = freezer.map(|it| it.parent.join(name));
+    }
+    Ok(choice)
+}
+
+impl Cgroups {
+    /// The hierarchy in which there is this limit, or why there is none.
+    fn find(&self, limit: &Limit) -> std::result::Result<&Hierarchy, String> {
+        let has = |it: &&Hierarchy| {
+            it.controllers
+                .iter()
+                .any(|name| name == limit.controller(it.v2))
+        };
+        let found = self.hierarchies.iter().find(has);
+        let Some(hierarchy) = found.or(self.hierarchies.iter().find(|it| it.v2)) else {
+            let config = match limit.controller(true) {
+                "memory" => "CONFIG_MEMCG",
+                "cpu" => "CONFIG_CFS_BANDWIDTH",
+                "cpuset" => "CONFIG_CPUSETS",
+                "io" => "CONFIG_BLK_DEV_THROTTLING",
+                _ => "CONFIG_CGROUP_PIDS",
+            };
+            let controller = limit.controller(true);
+            return Err(format!(
+                "no cgroup hierarchy with the controller {controller} is mounted ({config})"
+            ));
+        };
+        match &hierarchy.why {
+            Some(why) => Err(why.clone()),
+            None if found.is_none() => {
+                let file = show(&hierarchy.parent.join("cgroup.controllers"));
+                Err(format!(
+                    "the controller {} is not in {file}",
+                    limit.controller(true)
+                ))
+            }
+            None => Ok(hierarchy),
+        }
+    }
+}
+
+impl Hierarchy {
+    /// A cgroup in it, without limits as yet.
+    fn group(&self, path: PathBuf, resources: &[Wanted]) -> Group {
+        let mut missing: Vec<String> = Vec::new();
+        for wanted in resources.iter().filter(|_| self.v2) {
+            let controller = wanted.limit.controller(true);
+            let word = format!("+{controller}");
+            let is = |name: &String| name == controller;
+            if self.controllers.iter().any(is)
+                && !self.enabled.iter().any(is)
+                && !missing.contains(&word)
+            {
+                missing.push(word);
+            }
+        }
+        let enable = (
+            self.parent.join("cgroup.subtree_control"),
+            missing.join(" "),
+        );
+        let mut files = Vec::new();
+        let mut file = |name: &str, text: &str, optional| {
+            if !text.is_empty() {
+                let (path, text) = (path.join(name), text.to_owned());
+                files.push(LimitFile {
+                    path,
+                    text,
+                    option: "",
+                    optional,
+                });
+            }
+        };
+        // Without both, nothing can be in a cgroup of version 1.
+        let [cpus, memory_nodes] = &self.cpuset;
+        file("cpuset.cpus", cpus, false);
+        file("cpuset.mems", memory_nodes, false);
+        if self.v2
+            && resources
+                .iter()
+                .any(|wanted| wanted.limit.controller(true) == "memory")
+        {
+            // All of the container or nothing (Linux 4.19).
+            file("memory.oom.group", "1", true);
+        }
+        Group {
+            v2: self.v2,
+            path,
+            enable: Some(enable).filter(|(_, text)| !text.is_empty()),
+            files,
+        }
+    }
+}
+
+/// How many processors a list names.
+fn count(list: &str) -> u32 {
+    let ranges = processors(list).unwrap_or_default();
+    ranges.iter().map(|(first, last)| last - first + 1).sum()
+}
+
+/// Whether all processors of one list are in another.
+fn within(list: &str, other: &str) -> bool {
+    let (list, other) = (
+        processors(list).unwrap_or_default(),
+        processors(other).unwrap_or_default(),
+    );
+    let there = |cpu: u32| {
+        other
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&cpu))
+    };
+    list.iter()
+        .all(|(first, last)| last - first < 65536 && (*first..=*last).all(there))
+}
+
+/// MAJOR:MINOR of a block device.
+fn device(path: &Path) -> Result<String> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let text = path.to_string_lossy();
+    let number = |text: &str| text.parse::<u32>().is_ok();
+    if text
+        .split_once(':')
+        .is_some_and(|(major, minor)| number(major) && number(minor))
+    {
+        return Ok(text.into_owned());
+    }
+    let status = fs::metadata(path).map_err(|error| {
+        crate::error::Error::io("--io-max stat", path.as_os_str().as_bytes(), error)
+    })?;
+    if !status.file_type().is_block_device() {
+        return Err(error!("--io-max {}: not a block device", show(path)));
+    }
+    let (major, minor) = (
+        rustix::fs::major(status.rdev()),
+        rustix::fs::minor(status.rdev()),
+    );
+    Ok(format!("{major}:{minor}"))
+}
+
+/// A file's text without the newline; empty if it cannot be read.
+pub fn read(path: &Path) -> String {
+    let mut text = fs::read_to_string(path).unwrap_or_default();
+    text.truncate(text.trim_ascii_end().len());
+    text
+}
+
+/// Writes to a file of a cgroup.
+pub fn write(path: &Path, text: &str) -> Result<()> {
+    let name = path.as_os_str().as_bytes();
+    let file = fs::File::options().write(true).open(path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| Error::io("write", name, error))
+}
+
+/// Removes a cgroup with those that were made in it, and ends the processes that are in them. False if some are still
+/// ending, so that it has to be tried again.
+pub fn remove(path: &Path) -> bool {
+    let name = path.as_os_str().as_bytes();
+    let gone = || !matches!(rmdir(name), Err(Errno::BUSY | Errno::NOTEMPTY));
+    if gone() {
+        return true;
+    }
+    let all = ["cgroup.kill", "freezer.state"].map(|file| path.join(file));
+    // Linux 5.14; of version 1 nobody who is stopped can end.
+    if write(&all[0], "1").is_err() {
+        let _ = write(&all[1], "THAWED");
+        for pid in tasks(path) {
+            let _ = sys::kill(pid, raw::SIGKILL as i32);
+        }
+    }
+    for child in names(path) {
+        let child = path.join(child);
+        if child.is_dir() {
+            remove(&child);
+        }
+    }
+    gone()
+}
+
+/// The processes in a cgroup that this process can see.
+pub fn tasks(path: &Path) -> Vec<i32> {
+    let text = read(&path.join("cgroup.procs"));
+    let mut pids: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    pids.retain(|pid| *pid > 0);
+    pids
+}
