@@ -264,9 +264,9 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
                 _ => Err(Errno::NOSPC),
             }
         }
-        Step::JoinCgroups => {
-            let mut tasks = context.tasks.iter().flatten();
-            tasks.try_for_each(|tasks| write(tasks, b"0").map(drop))
+        Step::JoinCgroup(_, slot) => {
+            let tasks = context.tasks.get(*slot).and_then(Option::as_ref);
+            write(tasks.ok_or(Errno::BADF)?, b"0").map(drop)
         }
         Step::AwaitGo => match recv(context.control()?, &mut [0; 1], RecvFlags::empty())? {
             (_, 0) => sys::exit(SETUP_FAILED),

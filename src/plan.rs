@@ -269,8 +269,7 @@ impl fmt::Display for Task {
                 write!(f, "open({}, O_DIRECTORY) = {{cgroup}}", show(path))
             }
             Task::OpenCgroup(path, false) => {
-                let path = show(&path.join("tasks"));
-                write!(f, "open({path}, O_WRONLY) = {{tasks}}")
+                write!(f, "open({}, O_WRONLY)", show(&path.join("tasks")))
             }
             Task::RemoveCgroup(path) => write!(f, "rmdir({})", show(path)),
             Task::Record(path, text) => {

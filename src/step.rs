@@ -76,8 +76,8 @@ pub enum Step {
     Mknod(Text, u32, u32, u32),
     /// Writes a file whole; makes it if it is missing.
     WriteFile(Text, &'static [u8]),
-    /// Moves this process into its cgroups of version 1, by their files `tasks`.
-    JoinCgroups,
+    /// Moves this process into a cgroup of version 1 by its file `tasks`, which the supervisor has opened: which it is.
+    JoinCgroup(Text, usize),
     /// Waits until the supervisor has done its part; end of file means that it is gone.
     AwaitGo,
     /// Becomes root of the new user namespace, without the caller's groups.
@@ -189,7 +189,7 @@ impl Display for Step {
                 }
                 _ => write!(f, "write({}, {} bytes)", Quoted(path), text.len()),
             },
-            Step::JoinCgroups => f.write_str("write({tasks}, \"0\")"),
+            Step::JoinCgroup(tasks, _) => write!(f, "write({}, \"0\")", Quoted(tasks)),
             Step::AwaitGo => f.write_str("recv({control})"),
             Step::BecomeRoot => {
                 f.write_str("setgroups([]), setresgid(0, 0, 0), setresuid(0, 0, 0)")

@@ -12,8 +12,10 @@ impl Planner<'_> {
             false => raw::SIGKILL as i32,
         };
         // While the supervisor writes id maps.
-        if self.cgroups.groups.iter().any(|group| !group.v2) {
-            self.step(Step::JoinCgroups);
+        let old = self.cgroups.groups.iter().filter(|group| !group.v2);
+        for (slot, group) in old.enumerate() {
+            let tasks = path(group.path.join("tasks"));
+            self.steps.push(Step::JoinCgroup(tasks, slot));
         }
         self.step(Step::AwaitGo);
         // Before the parent-death signal, which a change of ids would clear.
