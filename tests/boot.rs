@@ -6,28 +6,31 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use support::qemu::Kernel;
-use support::{Report, Run, guest_for, have, have_program, rootfs};
+use support::{Report, Run, Running, guest_for, have, have_program, rootfs};
 
-/// Containers that end, fail, cannot run and stay; `look` says what it sees, and tries to leave its root. `power`
-/// has the machine's console: it does what is typed there.
+/// Containers that end, fail, cannot run and stay; `look` says what it sees, and tries to leave its root, when it is told
+/// to. `power` has the machine's console: it does what is typed there.
 const BOOT_FILE: &str = r#"# The machine's containers.
 --quiet --name once --restart on-failure /image.tar -- echo 'once: "quoted"'
 --quiet --name crash --restart on-failure:3 /image.tar -- sh -c 'echo crash: here; exit 3'
 --quiet --name bad --no-such-option /image.tar
 --quiet --name absent /absent.tar
---quiet --name stays --restart always /image.tar -- \
+--quiet --name stays --restart always --stop-timeout 60 /image.tar -- \
     sh -c 'trap "sleep 0.3; echo stays: stops; exit 0" TERM; echo stays: up; while :; do sleep 0.1; done'
---quiet --name late /image.tar -- \
+--quiet --name late --stop-timeout 60 /image.tar -- \
     sh -c 'trap "echo late: stops; exit 0" TERM; echo late: up; while :; do sleep 0.1; done'
 --quiet --name look /image.tar -- sh /look
 --quiet --name power --privileged --pid host -i /image.tar -- sh /power
 "#;
 
-/// It waits, so as not to write into the middle of the others' lines: they all have one console.
+/// It waits, so as not to write between the others' lines: they all have one console.
 const LOOK: &str = r#"
-sleep 4
+trap go=now USR1
+echo look: ready
+while [ ! "$go" ]; do sleep 0.1; done
 {
     /guest report
     sed 's/^/init-mount /' /proc/1/mountinfo
@@ -40,6 +43,10 @@ sleep 4
 const POWER: &str = r#"
 echo power: $(cat /proc/1/root/canary)
 echo power: ready
+read -r line
+for process in /proc/[0-9]*; do
+    [ "$(tr '\0' ' ' < $process/cmdline)" != "sh /look " ] || kill -USR1 ${process#/proc/}
+done
 read -r signal
 kill -$signal 1
 sleep 1000
@@ -108,21 +115,54 @@ impl Machine {
         out
     }
 
-    /// Boots the boot file, and types a signal for PID 1 when everything has come to rest. Returns what was on the console.
+    /// Boots the boot file, and when everything has come to rest types first that `look` is to begin, then a signal for
+    /// PID 1. Returns what was on the console.
     fn boot_file(&self, modules: &[&str], words: &str, signal: &str) -> String {
         let mut boot = self.kernel.boot(&self.initramfs(modules), words);
         boot.command.stdin(Stdio::piped());
         let mut running = boot.start();
-        for text in ["power: ready", "stays: up", "late: up", "look end"] {
-            running.until(text);
+        for text in [
+            "power: ready\n",
+            "look: ready\n",
+            "stays: up\n",
+            "late: up\n",
+            "\"quoted\"\n",
+            "line 3: exit status 3\n",
+            "line 4: ",
+            "line 5: exit status 125\n",
+        ] {
+            until(&mut running, text);
         }
-        // Carriage returns: a container with -i has the terminal, which is then raw.
-        running.until_that("end of line 3", |seen| {
-            (seen.replace('\r', "")).contains("line 3: exit status 3\n")
-        });
-        let input = running.child.stdin.as_mut().unwrap();
-        input.write_all(format!("{signal}\n").as_bytes()).unwrap();
+        type_in(&mut running, "look\n");
+        until(&mut running, "look end\n");
+        type_in(&mut running, &format!("{signal}\n"));
         running.wait().expect(0).stdout.replace('\r', "")
+    }
+
+    /// Boots to a shell in a default container that has the console, as the README shows it, and uses it as somebody at the
+    /// keyboard would. Its exit status is that of the machine.
+    fn shell(&self, modules: &[&str]) {
+        let boot = "-i -t /image.tar -- /bin/sh\n";
+        fs::write(self.directory.join("boot"), boot).unwrap();
+        let mut machine = self.kernel.boot(&self.initramfs(modules), "");
+        machine.command.stdin(Stdio::piped());
+        let mut running = machine.start();
+        // The shell's prompt: from here on nothing that is typed is lost.
+        until(&mut running, "/ # ");
+        // A key is typed as a terminal sends it: Enter is a carriage return.
+        type_in(&mut running, "echo $((6*7)); tty; id -u\r");
+        until(&mut running, "\n42\n/dev/pts/0\n0\n/ # ");
+        // Ctrl-C ends what runs, not the shell, and not the machine. (A signal for ash itself, which has yet to start its
+        // next command, would be lost.)
+        type_in(&mut running, "sh -c 'echo waits; exec sleep 1000'\r");
+        until(&mut running, "\nwaits\n");
+        type_in(&mut running, "\x03");
+        until(&mut running, "^C\n/ # ");
+        type_in(&mut running, "exit 3\r");
+        let console = running.wait().expect(0).stdout.replace('\r', "");
+        let end = "\nmini: power off (exit status 3)\n";
+        let done = console.contains(end) && console.contains("reboot: Power down");
+        assert!(done, "{console}");
     }
 }
 
@@ -130,6 +170,18 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Waits for a text on the console. Carriage returns: a container with -i has the terminal, which is then raw.
+#[track_caller]
+fn until(machine: &mut Running, text: &str) {
+    let there = |console: &str| console.replace('\r', "").contains(text);
+    machine.until_that(&format!("{text:?}"), there);
+}
+
+fn type_in(machine: &mut Running, text: &str) {
+    let keyboard = machine.child.stdin.as_mut().unwrap();
+    keyboard.write_all(text.as_bytes()).unwrap();
 }
 
 /// The lines of the console that begin so, without that.
@@ -145,16 +197,22 @@ fn as_written(console: &str, end: &str) {
     assert_eq!(lines(console, "once: "), ["\"quoted\""], "{console}");
     assert_eq!(lines(console, "crash: "), ["here"; 4], "{console}");
     let messages = lines(console, "mini: \"/etc/mini.boot\" line ");
-    for message in [
-        "3: exit status 3, again in 100 ms",
-        "3: exit status 3, again in 200 ms",
-        "3: exit status 3, again in 400 ms",
-        "3: exit status 3",
-        "5: exit status 125",
-    ] {
+    for message in ["3: exit status 3", "5: exit status 125"] {
         let count = messages.iter().filter(|line| **line == message).count();
         assert_eq!(count, 1, "{message}: {console}");
     }
+    // The delay is twice the last one; on a machine so slow that the container ran for ten seconds it begins anew.
+    let again = messages.iter();
+    let again = again.filter_map(|line| line.strip_prefix("3: exit status 3, again in "));
+    let again: Vec<&str> = again.collect();
+    let twice = |last: &str, next: &str| match last {
+        "100 ms" => next == "200 ms",
+        "200 ms" => next == "400 ms",
+        _ => false,
+    };
+    let right = |pair: &[&str]| twice(pair[0], pair[1]) || pair[1] == "100 ms";
+    let right = again.len() == 3 && again[0] == "100 ms" && again.windows(2).all(right);
+    assert!(right, "{again:?}: {console}");
     let bad = messages.iter().filter(|line| line.starts_with("4: "));
     assert!(
         bad.clone().all(|line| line.contains("--no-such-option")) && bad.count() == 1,
@@ -263,6 +321,21 @@ fn linux_6_12_with_overlay_and_erofs() {
     lone(&machine);
 }
 
+#[test]
+fn a_shell_on_linux_6_12() {
+    if let Some(machine) = Machine::new("shell", "6.12.", "amd64") {
+        machine.shell(&ALL);
+    }
+}
+
+#[test]
+#[cfg(feature = "images")] // of arm64 only the whole of mini is built
+fn a_shell_on_arm64() {
+    if let Some(machine) = Machine::new("shell-arm64", "6.1.", "arm64") {
+        machine.shell(&[]);
+    }
+}
+
 /// What the kernel's command line names: disks by label and by UUID, a boot file on one of them, a host name, what to do in
 /// the end. What was written is on the disk, which was unmounted in order.
 #[test]
@@ -345,27 +418,44 @@ fn lone(machine: &Machine) {
     let initramfs = machine.initramfs(&["overlay"]);
     // The kernel says when it starts /init at level 6.
     let words = "loglevel=7 mini.image=/image.tar mini.args=\"--quiet --hostname one\" \
-                 mini.cmd=\"sh -c 'read up rest < /proc/uptime; for i in 1 2 3; do echo at $up on $(hostname); done; exit 133'\"";
-    let output = machine.kernel.boot(&initramfs, words).output();
-    let console = output.expect(0).stdout.replace('\r', "");
-    let done = console.contains("mini: reboot (exit status 133)\n")
-        && console.contains("reboot: Restarting system");
+                 mini.cmd=\"sh -c 'echo up on $(hostname); exit 133'\"";
+    let mut running = machine.kernel.boot(&initramfs, words).start();
+    running.until("Run /init as init process");
+    let started = Instant::now();
+    let up = |console: &str| without_messages(console).contains("up on one\n");
+    running.until_that("the command's output", up);
+    let took = started.elapsed();
+    let console = running.wait().expect(0).stdout;
+    let end = "mini: reboot (exit status 133)\n";
+    let done =
+        without_messages(&console).contains(end) && console.contains("reboot: Restarting system");
     assert!(done, "{console}");
-    let started = (console.lines())
-        .find_map(|line| line.strip_suffix("] Run /init as init process"))
-        .unwrap_or_else(|| panic!("{console}"));
-    // The kernel writes its own lines at any time, into the middle of others too.
-    let whole = lines(&console, "at ").into_iter();
-    let mut whole = whole.filter_map(|line| line.strip_suffix(" on one"));
-    let first = whole
-        .find(|text| text.parse::<f64>().is_ok())
-        .expect(&console);
-    let seconds = |text: &str| text.trim_matches(['[', ' ']).parse::<f64>().unwrap();
     // Not captured, so that tests/run shows it.
     let _ = writeln!(
         std::io::stderr(),
         "{}: {:.2} s from the kernel's start of /init to the command's first output",
         machine.kernel.release(),
-        seconds(first) - seconds(started)
+        took.as_secs_f64()
     );
+}
+
+/// The console without carriage returns and without the kernel's messages, `[SECONDS] TEXT`, which it writes at any time,
+/// into the middle of others' lines too.
+fn without_messages(console: &str) -> String {
+    let console = console.replace('\r', "");
+    let mut rest = console.as_str();
+    let mut without = String::new();
+    while let Some((before, after)) = rest.split_once('[') {
+        without += before;
+        let time = |text: &str| text.trim_start().parse::<f64>().is_ok();
+        let message = after.split_once("] ").filter(|(first, _)| time(first));
+        rest = match message {
+            Some((_, text)) => text.split_once('\n').map_or("", |(_, next)| next),
+            None => {
+                without.push('[');
+                after
+            }
+        };
+    }
+    without + rest
 }

@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::qemu::Kernel;
+use support::qemu::{Kernel, numbers};
 use support::{Output, have, have_program, is_core, rootfs};
 
 /// Whether mini has `--store` and mounts tars by an index; zstd, xz, layers, archives of images and file systems in
@@ -309,7 +309,7 @@ fn everywhere(machine: &mut Machine) {
         "mini run busybox.tar -- sh -c 'echo up; sleep 1000' > /tmp/said &
          until grep -q up /tmp/said; do sleep 0.1; done
          kill -KILL $!; wait
-         timeout 10 sh -c \"while ps | grep -q '[s]leep 1000'; do sleep 0.1; done\"
+         timeout 100 sh -c \"while ps | grep -q '[s]leep 1000'; do sleep 0.1; done\"
          mini run busybox.tar -- echo ok",
         "ok\n",
     );
@@ -414,6 +414,13 @@ fn images(machine: &mut Machine) {
             );
         }
     }
+}
+
+#[test]
+fn the_newest_of_a_series_is_found_by_its_numbers() {
+    let mut releases = ["6.12.117+deb12", "6.12.9+deb12", "6.9.12+deb12"];
+    releases.sort_by_key(|release| numbers(release));
+    assert_eq!(releases, ["6.9.12+deb12", "6.12.9+deb12", "6.12.117+deb12"]);
 }
 
 // --- the kernels -----------------------------------------------------------------------------------------------

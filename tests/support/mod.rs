@@ -716,12 +716,27 @@ impl Bench {
             );
         }
         assert_eq!(self.files(), Vec::<String>::new(), "files are left");
-        eventually(|| machine() == self.before);
-        assert_eq!(
-            machine(),
-            self.before,
-            "the host's mounts or cgroups have changed"
+        let mut changes = Vec::new();
+        let same = eventually(|| {
+            changes = self.changes();
+            changes.is_empty()
+        });
+        assert!(
+            same,
+            "the host's mounts or cgroups have changed: {changes:#?}"
         );
+    }
+
+    /// Mounts and cgroups that are new on the host, and mounts that are gone. A cgroup that is gone was somebody else's: it
+    /// was empty for the moment in which the test began.
+    fn changes(&self) -> Vec<String> {
+        let now = machine();
+        let new = now.iter().filter(|line| !self.before.contains(line));
+        let gone = self.before.iter().filter(|line| !now.contains(line));
+        let gone = gone.filter(|line| line.starts_with("mount "));
+        new.map(|line| format!("new: {line}"))
+            .chain(gone.map(|line| format!("gone: {line}")))
+            .collect()
     }
 }
 
