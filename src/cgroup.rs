@@ -295,7 +295,10 @@ pub fn probe(spec: &Spec) -> Result<Cgroups> {
     if spec.resources.is_empty() {
         return Ok(cgroups);
     }
-    cgroups.online = read(Path::new("/sys/devices/system/cpu/online"));
+    let processors = |wanted: &Wanted| matches!(wanted.limit.unit, Unit::Quota | Unit::Processors);
+    if spec.resources.iter().any(processors) {
+        cgroups.online = read(Path::new("/sys/devices/system/cpu/online"));
+    }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     for line in mounts.lines() {
