@@ -14,18 +14,18 @@
 //!
 //! Left out: waiting for one another. A line that needs another one's service fails until that is there, and restarts.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use linux_raw_sys::general as raw;
-use rustix::process::{Pid, WaitOptions, wait};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, wait};
 
 use container::init::ENDING;
 use container::step::{Command, Step};
 use container::sys::{self, SignalSet};
 
-use crate::cli::{self, Action};
+use crate::cli;
 use crate::error::{Error, Result, error, path as show, say};
 use crate::plan::words;
 use crate::run::exit_status;
@@ -37,6 +37,7 @@ use crate::spec::Restart;
 pub struct Line {
     /// What messages call it.
     pub name: String,
+    /// The arguments of its `mini run`: without those of its restart and its stop.
     pub words: Vec<Vec<u8>>,
     pub restart: Restart,
     /// Seconds.
@@ -60,11 +61,7 @@ pub fn read(file: &Path) -> Result<Vec<Result<Line>>> {
 
 /// A line from its words.
 pub fn line(name: String, words: Vec<Vec<u8>>) -> Result<Line> {
-    let mut arguments = vec![cli::LINE.into()];
-    arguments.extend(words.iter().cloned().map(OsString::from_vec));
-    let Action::Run { spec, .. } = cli::parse(arguments)? else {
-        return Err(Error::new("--help: not in a boot file"));
-    };
+    let (spec, words) = cli::line(words)?;
     Ok(Line {
         name,
         words,
@@ -171,7 +168,7 @@ pub fn jobs(lines: Vec<Line>, count: usize, console: Option<Step>) -> Vec<Job> {
     let alone = count == 1;
     let interactive = lines.iter().position(|line| alone || line.interactive);
     let job = |(index, line): (usize, Line)| {
-        let mut arguments = vec![b"mini".to_vec(), cli::LINE.into()];
+        let mut arguments = vec![b"mini".to_vec(), b"run".to_vec()];
         if !alone {
             // Progress bars of several would be written over each other.
             arguments.push(b"--quiet".to_vec());
@@ -197,12 +194,11 @@ pub fn jobs(lines: Vec<Line>, count: usize, console: Option<Step>) -> Vec<Job> {
 
 impl Job {
     /// A command that is run once, after these steps.
-    pub fn new(name: String, mut steps: Vec<Step>, command: Command) -> Job {
-        // If mini is killed, the containers end in order.
-        steps.push(Step::DieWithSupervisor(raw::SIGTERM as i32));
+    pub fn new(name: String, steps: Vec<Step>, command: Command) -> Job {
         Job {
             name,
-            launch: Launch::new(steps, command),
+            // If mini is killed, the containers end in order.
+            launch: Launch::new(steps, raw::SIGTERM as i32, command),
             restart: Restart::No,
             alone: true,
             stop_timeout: u64::from(STOP_TIMEOUT) * SECOND,
@@ -270,17 +266,8 @@ impl Job {
             }
             Some(_) => {
                 // The container, so that its supervisor can clean up; if that has not helped, the supervisor.
-                let children = format!("/proc/{number}/task/{number}/children");
-                let children = std::fs::read_to_string(children).unwrap_or_default();
-                let children = children
-                    .split_ascii_whitespace()
-                    .filter_map(|pid| pid.parse().ok());
-                let children: Vec<i32> = children.filter(|_| self.kills == 0).collect();
-                for pid in children
-                    .iter()
-                    .chain(children.is_empty().then_some(&number))
-                {
-                    let _ = sys::kill(*pid, raw::SIGKILL as i32);
+                if self.kills > 0 || !kill_children(number) {
+                    let _ = sys::kill(number, raw::SIGKILL as i32);
                 }
                 self.kills += 1;
                 now + SECOND
@@ -288,6 +275,27 @@ impl Job {
         };
         self.state = State::Running(pid, since, Some(next));
     }
+}
+
+/// Kills the children of a process; returns whether there was one. proc(5), /proc/PID/task/TID/children.
+fn kill_children(parent: i32) -> bool {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let children = || std::fs::read_to_string(&path).unwrap_or_default();
+    let kill = |child: &str| {
+        let pid = Pid::from_raw(child.parse().ok()?)?;
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            // The number may be another process's by now; not so that of one that is a child still.
+            Ok(process) if children().split(' ').any(|other| other == child) => {
+                pidfd_send_signal(process, Signal::KILL).ok()
+            }
+            // Linux before 5.3, or a filter around mini.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                sys::kill(pid.as_raw_pid(), raw::SIGKILL as i32).ok()
+            }
+            _ => None,
+        }
+    };
+    children().split(' ').filter_map(kill).count() > 0
 }
 
 /// How long to wait after a run of `ran`, when the last wait was `delay`.
@@ -444,9 +452,17 @@ mod tests {
             parse("--restart=on-failure:3 -it -e A=B --stop-timeout 5 x.tar -- sh -c --").unwrap();
         assert_eq!(found.restart, Restart::OnFailure(Some(3)));
         assert_eq!((found.stop_timeout, found.interactive), (5, true));
+        // What is left is for `mini run`.
+        let words = [
+            "-i", "-t", "-e", "A=B", "--", "x.tar", "--", "sh", "-c", "--",
+        ];
+        assert_eq!(found.words, words.map(|word| word.as_bytes().to_vec()));
+        let found = parse("-e --restart --env-file /none --seccomp /none x --restart y").unwrap();
+        let words = "-e --restart --env-file /none --seccomp /none -- x --restart y";
+        assert_eq!(found.words.join(&b' '), words.as_bytes());
         let found = parse("--restart always -- -x").unwrap();
         assert_eq!((found.restart, found.stop_timeout), (Restart::Always, 10));
-        assert!(!found.interactive && found.words.len() == 4);
+        assert!(!found.interactive && found.words == [&b"--"[..], b"-x"]);
         for (bad, why) in [
             (
                 "--restart x y",

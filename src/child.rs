@@ -23,7 +23,7 @@ use rustix::process::{
     set_child_subreaper, set_dumpable_behavior, setpgid, setsid, umask,
 };
 use rustix::pty::unlockpt;
-use rustix::termios::{Winsize, tcsetpgrp, tcsetwinsize};
+use rustix::termios::{OptionalActions, Winsize, tcsetattr, tcsetpgrp, tcsetwinsize};
 use rustix::thread::{
     set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
     set_thread_res_uid,
@@ -286,12 +286,15 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
         Step::NotDumpable => set_dumpable_behavior(DumpableBehavior::NotDumpable),
         Step::Subreaper => set_child_subreaper(Some(getpid())),
         Step::Setsid => setsid().map(drop),
-        Step::Console => {
+        Step::Console(mode) => {
             // SIGTTOU would stop who does this from the background; ResetSignals comes later.
             sys::set_signal_mask(!0);
             setpgid(None, None)?;
             // The console need not be a terminal.
             let _ = tcsetpgrp(sys::borrow(0), getpid());
+            if let Some(mode) = mode {
+                let _ = tcsetattr(sys::borrow(0), OptionalActions::Now, mode);
+            }
             Ok(())
         }
         Step::Foreground => {

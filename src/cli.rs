@@ -703,17 +703,36 @@ fn utf8(argument: OsString) -> Result<String> {
     })
 }
 
-/// What `run` is called where `--restart` and `--stop-timeout` are allowed: the line of a boot file.
-pub const LINE: &str = "line";
-
 /// Parses the arguments behind `argv[0]`.
 pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
-    let mut arguments = arguments.into_iter();
-    let mut command = utf8(arguments.next().unwrap_or_else(|| "--help".into()))?;
-    let line = command == LINE;
-    if line {
-        command = "run".into();
+    parse_as(arguments, false)
+}
+
+/// Parses the line of a boot file. Returns also the arguments of the `run` that carries it out: all of it but `--restart` and
+/// `--stop-timeout`, which are for whoever starts that.
+pub fn line(words: Vec<Vec<u8>>) -> Result<(Spec, Vec<Vec<u8>>)> {
+    let words: Vec<_> = words.into_iter().map(OsString::from_vec).collect();
+    let Normalised { options, rest } = normalise(words.clone(), true)?;
+    let (mut options, mut kept) = (options.into_iter(), Vec::new());
+    while let Some(option) = options.next() {
+        let switch = SWITCHES.contains(&option.as_str());
+        let value = if switch { None } else { options.next() };
+        if option != "--restart" && option != "--stop-timeout" {
+            kept.push(option.into_bytes());
+            kept.extend(value.map(String::into_bytes));
+        }
     }
+    kept.push(b"--".to_vec());
+    kept.extend(rest.into_iter().map(OsStringExt::into_vec));
+    match parse_as([vec!["run".into()], words].concat(), true)? {
+        Action::Run { spec, .. } => Ok((*spec, kept)),
+        _ => Err(Error::new("--help: not in a boot file")),
+    }
+}
+
+fn parse_as(arguments: Vec<OsString>, line: bool) -> Result<Action> {
+    let mut arguments = arguments.into_iter();
+    let command = utf8(arguments.next().unwrap_or_else(|| "--help".into()))?;
     if command == "--version" || command == "-V" {
         return Ok(Action::Print(format!(
             "mini {}\n",
@@ -736,12 +755,15 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
         Err(exit) => return Err(usage(&command, &exit.output)),
     };
     match mini.command {
-        Command::Run(run) => {
+        Command::Run(mut run) => {
             let rootfs = rest.remove(0);
             if rest.first().is_some_and(|word| word == "--") {
                 rest.remove(0);
             }
-            if !line && (run.restart.is_some() || run.stop_timeout.is_some()) {
+            if line {
+                // They are read when it is run.
+                (run.env_file, run.seccomp) = (Vec::new(), None);
+            } else if run.restart.is_some() || run.stop_timeout.is_some() {
                 let error = Error::new("--restart and --stop-timeout: only in a boot file");
                 return Err(error.hint("see mini up --help"));
             }

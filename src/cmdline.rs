@@ -109,11 +109,8 @@ impl Parameters {
                     "halt" => Exit::Halt,
                     "shell" => Exit::Shell,
                     _ => {
-                        return Err(invalid(
-                            "mini.exit",
-                            value,
-                            "not poweroff, reboot, halt or shell",
-                        ));
+                        let what = "not poweroff, reboot, halt or shell";
+                        return Err(invalid("mini.exit", value, what));
                     }
                 }
             }
@@ -132,19 +129,16 @@ fn words(parameter: &str, value: &str) -> Result<Vec<Vec<u8>>> {
 
 /// `DEVICE:DIR[:TYPE[:OPTION,...]]`
 fn mount(text: &str) -> Result<Mount> {
+    let bad = |what| Err(invalid("mini.mount", text, what));
     let mut parts = text.splitn(4, ':');
     let (Some(device), Some(directory)) = (parts.next(), parts.next()) else {
-        return Err(invalid(
-            "mini.mount",
-            text,
-            "not DEVICE:DIR[:TYPE[:OPTION,...]]",
-        ));
+        return bad("not DEVICE:DIR[:TYPE[:OPTION,...]]");
     };
     if device.is_empty() {
-        return Err(invalid("mini.mount", text, "no DEVICE"));
+        return bad("no DEVICE");
     }
     if !directory.starts_with('/') {
-        return Err(invalid("mini.mount", text, "DIR is not absolute"));
+        return bad("DIR is not absolute");
     }
     let fstype = parts.next().filter(|fstype| !fstype.is_empty());
     let (mut flags, mut data) = (0, Vec::new());

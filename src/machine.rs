@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, WaitOptions, getpid, ioctl_tiocsctty, setpgid, setsid, wait, waitpid};
 use rustix::system::{RebootCommand, finit_module, reboot, sethostname};
-use rustix::termios::{tcdrain, tcsetpgrp};
+use rustix::termios::{tcdrain, tcgetattr, tcsetpgrp};
 
 use container::step::Step;
 use container::{rootfs, sys};
@@ -67,7 +67,10 @@ pub fn run(command: &[Vec<u8>]) -> ! {
     let (parameters, errors) = parse(&String::from_utf8_lossy(&line));
     errors.into_iter().for_each(|error| attempt(Err(error)));
     settle(&parameters);
-    let mut jobs = work(command, &parameters);
+    // Before anybody changes it.
+    let mode = tcgetattr(sys::borrow(0)).ok();
+    let console = Step::Console(mode.map(|mode| &*Box::leak(Box::new(mode))));
+    let mut jobs = work(command, &parameters, console);
     let (signal, _) = boot::run(&mut jobs, STOPPING);
     let status = match jobs.as_slice() {
         [only] if signal.is_none() && only.alone => Some(only.status),
@@ -78,7 +81,7 @@ pub fn run(command: &[Vec<u8>]) -> ! {
         _ => parameters.exit,
     });
     if exit == Exit::Shell {
-        exit = wish(shell()).unwrap_or(Exit::Poweroff);
+        exit = wish(shell(console)).unwrap_or(Exit::Poweroff);
     }
     finish(exit, status)
 }
@@ -115,13 +118,8 @@ fn mounts() {
         attempt(mount("dev", "/dev", "tmpfs", raw::MS_NOSUID, "mode=0755"));
         for (name, major, minor) in [("null", 1, 3), ("tty", 5, 0), ("console", 5, 1)] {
             let (kind, mode) = (FileType::CharacterDevice, Mode::from_raw_mode(0o666));
-            let _ = mknodat(
-                CWD,
-                format!("/dev/{name}").as_str(),
-                kind,
-                mode,
-                makedev(major, minor),
-            );
+            let path = format!("/dev/{name}");
+            let _ = mknodat(CWD, path.as_str(), kind, mode, makedev(major, minor));
         }
     }
     open_console();
@@ -135,19 +133,13 @@ fn mounts() {
         let _ = symlink(format!("/proc/self/fd{to}"), format!("/dev/{name}"));
     }
     let pts = "gid=5,mode=0620,ptmxmode=0666";
-    attempt(mount(
-        "pts",
-        "/dev/pts",
-        "devpts",
-        raw::MS_NOSUID | raw::MS_NOEXEC,
-        pts,
-    ));
-    for (directory, mode) in [
-        ("/dev/shm", "mode=1777"),
-        ("/run", "mode=0755"),
-        ("/tmp", "mode=1777"),
+    for (fstype, directory, flags, data) in [
+        ("devpts", "/dev/pts", SYSTEM & !raw::MS_NODEV, pts),
+        ("tmpfs", "/dev/shm", TEMPORARY, "mode=1777"),
+        ("tmpfs", "/run", TEMPORARY, "mode=0755"),
+        ("tmpfs", "/tmp", TEMPORARY, "mode=1777"),
     ] {
-        attempt(mount("tmpfs", directory, "tmpfs", TEMPORARY, mode));
+        attempt(mount(fstype, directory, fstype, flags, data));
     }
     let modules = Path::new("/lib/modules/mini");
     for name in names(modules).iter().filter(|name| name.ends_with(".ko")) {
@@ -168,13 +160,8 @@ fn cgroups() {
     let text = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
     for line in text.lines().filter(|line| line.ends_with("\t1")) {
         let name = line.split('\t').next().unwrap_or_default();
-        attempt(mount(
-            name,
-            &format!("{top}/{name}"),
-            "cgroup",
-            SYSTEM,
-            name,
-        ));
+        let at = format!("{top}/{name}");
+        attempt(mount(name, &at, "cgroup", SYSTEM, name));
     }
 }
 
@@ -277,10 +264,9 @@ fn settle(parameters: &Parameters) {
         );
     }
     attempt(rootfs::loopback_up().map_err(|errno| Error::sys("rtnetlink", "lo", errno)));
-    parameters
-        .mounts
-        .iter()
-        .for_each(|disk| attempt(attach(disk)));
+    for disk in &parameters.mounts {
+        attempt(attach(disk));
+    }
 }
 
 /// Mounts what a `mini.mount` names.
@@ -296,9 +282,9 @@ fn attach(disk: &Mount) -> Result<()> {
 }
 
 /// What is to run.
-fn work(command: &[Vec<u8>], parameters: &Parameters) -> Vec<Job> {
+fn work(command: &[Vec<u8>], parameters: &Parameters, console: Step) -> Vec<Job> {
     if !command.is_empty() {
-        return vec![on_console(command)];
+        return vec![on_console(console, command)];
     }
     let mut lines = Vec::new();
     match &parameters.image {
@@ -315,7 +301,7 @@ fn work(command: &[Vec<u8>], parameters: &Parameters) -> Vec<Job> {
     let bad = |line: Result<_>| line.map_err(|error| attempt(Err(error))).ok();
     let count = lines.len();
     let lines = lines.into_iter().filter_map(bad).collect();
-    jobs(lines, count, Some(Step::Console))
+    jobs(lines, count, Some(console))
 }
 
 /// The container of `mini.image`.
@@ -338,19 +324,19 @@ fn lone(image: &str, parameters: &Parameters) -> Result<boot::Line> {
 }
 
 /// A command that gets the console.
-fn on_console(command: &[Vec<u8>]) -> Job {
+fn on_console(console: Step, command: &[Vec<u8>]) -> Job {
     let (name, command) = (quote(&command[0]), prepare(command, SEARCH));
-    Job::new(name, vec![Step::Console], command)
+    Job::new(name, vec![console], command)
 }
 
 /// The shell of the initramfs. Returns the signal that ended it, if one did.
-fn shell() -> Option<i32> {
+fn shell(console: Step) -> Option<i32> {
     if !Path::new("/bin/sh").exists() {
         say("mini: mini.exit=shell: there is no /bin/sh\n");
         return None;
     }
     say("mini: mini.exit=shell: the machine powers off when the shell ends\n");
-    boot::run(&mut [on_console(&[b"/bin/sh".to_vec()])], STOPPING).0
+    boot::run(&mut [on_console(console, &[b"/bin/sh".to_vec()])], STOPPING).0
 }
 
 /// Ends everything: processes, mounts, the machine.

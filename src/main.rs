@@ -60,10 +60,8 @@ use cli::Action;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    if arguments.first().is_some_and(|word| word == cli::LINE) {
-        // It was executed as /proc/self/exe.
-        let _ = rustix::thread::set_name(c"mini");
-    }
+    // A line of a boot file is executed as /proc/self/exe, a sealed copy by its descriptor.
+    let _ = rustix::thread::set_name(c"mini");
     let action = match machine::started_as_init() {
         true => Ok(Action::Init(Vec::new())),
         false => cli::parse(arguments),

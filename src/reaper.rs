@@ -36,7 +36,7 @@ pub fn run(command: &[Vec<u8>]) -> Result<u8> {
         false => (Role::Alone, Step::Setsid),
     };
     let path = std::env::var_os("PATH").unwrap_or_default().into_vec();
-    let pid = Launch::new(vec![own_group], prepare(command, &path)).start()?;
+    let pid = Launch::new(vec![own_group], 0, prepare(command, &path)).start()?;
     // Whoever reads the output sees its end when the command closes it.
     if let Ok(null) = sys::open(c"/dev/null", OFlags::RDWR) {
         let _ = sys::duplicate(&null, 1).and_then(|()| sys::duplicate(&null, 2));

@@ -30,9 +30,7 @@ pub fn seal() -> Result<Option<String>> {
     let binary = sys::open(c"/proc/self/exe", OFlags::RDONLY).map_err(fail("open"))?;
     // EINVAL: not a file in memory.
     if fcntl_get_seals(&binary).is_ok_and(|seals| seals.contains(SealFlags::WRITE)) {
-        return rustix::thread::set_name(c"mini")
-            .map(|()| None)
-            .map_err(fail("prctl(PR_SET_NAME)"));
+        return Ok(None);
     }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Before Linux 6.3 there is no flag for it, and all can be executed.

@@ -1,14 +1,14 @@
 //! Starts a program outside of any container: fork, a few steps, execve(2); used by `mini init`, and for each line of a
 //! boot file. What fails before the program runs comes back as an error, as for a container's command.
 
-use rustix::process::Pid;
+use rustix::process::{Pid, getpid, getppid};
 
 use container::child::{Context, Environment, container};
 use container::report::{self, Received, Report};
 use container::step::{Command, Step};
 use container::sys;
 
-use crate::error::{Error, Result, error, reason};
+use crate::error::{Error, FAILED, Result, error, reason};
 use crate::explain::exec_error;
 use crate::plan::environment;
 
@@ -16,17 +16,20 @@ use crate::plan::environment;
 pub struct Launch {
     steps: &'static [Step],
     context: Context,
+    death: i32,
 }
 
 impl Launch {
-    /// `steps` come before the command's execve. The command gets mini's own environment.
-    pub fn new(mut steps: Vec<Step>, command: Command) -> Launch {
+    /// `steps` come before the command's execve. The command gets mini's own environment, and the signal `death` when
+    /// this process dies; 0 is none.
+    pub fn new(mut steps: Vec<Step>, death: i32, command: Command) -> Launch {
         steps.extend([Step::ResetSignals(0), Step::Execve(command)]);
         let (words, home) = (environment(), None);
         let context = Context::new(None, Environment { words, home }, false);
         Launch {
             steps: steps.leak(),
             context,
+            death,
         }
     }
 
@@ -35,8 +38,15 @@ impl Launch {
         let (control, theirs) =
             report::channel().map_err(|errno| Error::sys("socketpair", "", errno))?;
         self.context.control = Some(theirs);
-        let pid = sys::clone(0, || container(self.steps, 0, &mut self.context))
-            .map_err(|errno| Error::sys("clone3", "", errno))?;
+        let this = getpid();
+        let pid = sys::clone(0, || {
+            // Of a death before that there is no signal: then somebody else is the parent.
+            match sys::set_parent_death_signal(self.death) {
+                Ok(()) if getppid() == Some(this) => container(self.steps, 0, &mut self.context),
+                _ => i32::from(FAILED),
+            }
+        })
+        .map_err(|errno| Error::sys("clone3", "", errno))?;
         self.context.control = None;
         // Until the command has been executed there is something to wait for that is not a signal.
         while let Some(Received { report, .. }) =

@@ -9,6 +9,7 @@ use core::ffi::CStr;
 use core::fmt::{self, Display, Formatter, Write};
 
 use linux_raw_sys::general as raw;
+use rustix::termios::Termios;
 
 use crate::capabilities::Set;
 use crate::sys::{Instruction, SignalSet, Word};
@@ -100,8 +101,9 @@ pub enum Step {
     Setsid,
     /// The command leads the terminal's foreground process group (`mini init` on a terminal).
     Foreground,
-    /// The same on the machine's console, whoever had the foreground before.
-    Console,
+    /// The same on the machine's console, whoever had the foreground before and in whatever mode that has left it: with
+    /// this mode, if it is a terminal.
+    Console(Option<&'static Termios>),
     /// A pty from the container's own devpts; its master goes to the supervisor.
     /// The paths are those of /dev/ptmx and of what the first one of a new devpts is called; then its size in
     /// rows and columns.
@@ -199,7 +201,6 @@ impl Display for Step {
                 write!(f, "chown, chmod({}) as {}", Quoted(path), Quoted(model))
             }
             Step::DieWithSupervisor(9) => f.write_str("prctl(PR_SET_PDEATHSIG, SIGKILL)"),
-            Step::DieWithSupervisor(15) => f.write_str("prctl(PR_SET_PDEATHSIG, SIGTERM)"),
             // Not SIGKILL: the last real-time signal, as strace calls it.
             Step::DieWithSupervisor(_) => f.write_str("prctl(PR_SET_PDEATHSIG, SIGRT_32)"),
             Step::CheckSupervisor => f.write_str("poll({control}, POLLHUP)"),
@@ -209,7 +210,7 @@ impl Display for Step {
             Step::NotDumpable => f.write_str("prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"),
             Step::Subreaper => f.write_str("prctl(PR_SET_CHILD_SUBREAPER, 1)"),
             Step::Setsid => f.write_str("setsid()"),
-            Step::Foreground | Step::Console => f.write_str("setpgid(0, 0), tcsetpgrp(0, getpid())"),
+            Step::Foreground | Step::Console(_) => f.write_str("setpgid(0, 0), tcsetpgrp(0, getpid())"),
             Step::OpenTerminal(ptmx, terminal, (rows, columns)) => {
                 let (ptmx, terminal) = (Quoted(ptmx), Quoted(terminal));
                 let size = format_args!("{columns}x{rows}");

@@ -77,6 +77,23 @@ fn restarts_are_announced_and_end_with_a_success() {
 }
 
 #[test]
+fn what_an_option_names_is_read_when_the_container_is_started() {
+    let Some(bench) = Bench::new("upread") else {
+        return;
+    };
+    let dir = bench.dir("late");
+    let lines = format!(
+        "--restart on-failure --env-file {dir}/env IMAGE -- sh -c 'echo read $A'\n\
+         -v {dir}:/late IMAGE -- sh -c 'sleep 0.3; echo A=1 > /late/env'\n"
+    );
+    let output = up(&bench, &lines).output().expect(0);
+    assert_eq!(output.stdout, "read 1\n");
+    let said = said(&bench, &output);
+    let again = "line 1: exit status 125, again in 100 ms".to_owned();
+    assert!(said.contains(&again), "{said:?}");
+}
+
+#[test]
 fn all_are_stopped_in_order_and_who_does_not_is_killed() {
     let Some(bench) = Bench::new("uporder") else {
         return;
@@ -170,6 +187,11 @@ fn nothing_is_started_if_a_line_is_wrong() {
         said.contains(&"line 1: exit status 125".to_owned()),
         "{said:?}"
     );
+    // A line is run by `mini run`, and by nothing else that could be called by hand.
+    for command in [&["line", "x"][..], &["check", "line", "x"]] {
+        let line = bench.mini(command).output().one_line(125);
+        assert_eq!(line, "Unrecognized argument: line (see mini --help)");
+    }
     for option in ["--restart=always", "--stop-timeout=1"] {
         let line = bench.run(&[option], &["true"]).output().one_line(125);
         assert_eq!(
