@@ -1,7 +1,7 @@
 //! `mini check`: what this kernel offers, and what would become of a `mini run`. Entry: [`run`].
 //!
-//! Hardly anything is concluded from version numbers: a row is tried in a process of its own (fork), which has its own mounts and
-//! namespaces and ends at once. Then a whole container is set up, from the command line given or else with the defaults
+//! Nothing is concluded from version numbers: a row is tried in a process of its own (fork), which has its own mounts and
+//! namespaces and ends at once; for a command line only what it uses, which its plan tells ([`whole_plan`]). Then a whole container is set up, from the command line given or else with the defaults
 //! from a small archive, up to and without the execve of its command ([`rehearse`]): that is what `mini run`
 //! does, so it cannot say anything else.
 //!
@@ -10,6 +10,7 @@
 //! Left out: features that only options need and whose absence their error explains.
 
 use std::io::Write;
+use std::path::Path;
 
 use linux_raw_sys::general as raw;
 use rustix::fs::{CWD, Mode, OFlags, XattrFlags, mkdir, openat, setxattr};
@@ -17,49 +18,56 @@ use rustix::io::{Errno, Result as Io};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitOptions, chdir, waitpid};
 
+use container::step::CLONE_FLAGS;
 use container::sys;
 
 use crate::error::{Error, Result, reason};
-use crate::plan::leak;
+use crate::explain::namespace_hint;
+use crate::host;
+use crate::image::Layer;
+use crate::layers::{Layers, resolve, tar};
+use crate::output::{join, string};
+use crate::plan::{Stack, leak, plan};
 use crate::run::rehearse;
 use crate::spec::Spec;
 use crate::userns;
 
-/// The features, and behind a colon what mini does without each and what it takes to have it.
+/// The features; behind a colon what mini does without each and what it takes to have it; behind a tilde by which words, or
+/// others, a plan shows that it uses it, unless every plan does.
 const FEATURES: [&str; 29] = [
     "clone3: clone does it (Linux 5.3)",
     "openat2: paths in images are walked, one component at a time (Linux 5.6)",
     "close_range: /proc/self/fd is used (Linux 5.9)",
-    "pidfd_open: containers do not share an image's mount (Linux 5.3)",
-    "open_tree: no idmapped mounts, and images' mounts are not shared (Linux 5.2)",
-    "mount_setattr: no idmapped mounts (Linux 5.12)",
-    "memfd_create: with --userns host mini's binary is within reach (Linux 3.17)",
-    "user namespace: root inside is root outside (CONFIG_USER_NS)",
-    "mount namespace: nothing works (CONFIG_NAMESPACES)",
-    "pid namespace: only --pid host works (CONFIG_PID_NS)",
-    "network namespace: only --net host works (CONFIG_NET_NS)",
-    "ipc namespace: only --ipc host works (CONFIG_IPC_NS)",
-    "uts namespace: only --uts host works (CONFIG_UTS_NS)",
-    "cgroup namespace: the host's cgroup paths are visible (CONFIG_CGROUPS, Linux 4.6)",
-    "time namespace: no --time (CONFIG_TIME_NS, Linux 5.6)",
-    "filter of system calls: all are allowed (CONFIG_SECCOMP_FILTER)",
+    "pidfd_open: containers do not share an image's mount (Linux 5.3) ~ , \"image0\"",
+    "open_tree: no idmapped mounts, and images' mounts are not shared (Linux 5.2) ~ open_tree|, \"image0\"",
+    "mount_setattr: no idmapped mounts (Linux 5.12) ~ mount_setattr",
+    "memfd_create: with --userns host mini's binary is within reach (Linux 3.17) ~ memfd_create",
+    "user namespace: root inside is root outside (CONFIG_USER_NS) ~ CLONE_NEWUSER",
+    "mount namespace: nothing works (CONFIG_NAMESPACES) ~ CLONE_NEWNS",
+    "pid namespace: only --pid host works (CONFIG_PID_NS) ~ CLONE_NEWPID",
+    "network namespace: only --net host works (CONFIG_NET_NS) ~ CLONE_NEWNET",
+    "ipc namespace: only --ipc host works (CONFIG_IPC_NS) ~ CLONE_NEWIPC",
+    "uts namespace: only --uts host works (CONFIG_UTS_NS) ~ CLONE_NEWUTS",
+    "cgroup namespace: the host's cgroup paths are visible (CONFIG_CGROUPS, Linux 4.6) ~ CLONE_NEWCGROUP",
+    "time namespace: no --time (CONFIG_TIME_NS, Linux 5.6) ~ CLONE_NEWTIME",
+    "filter of system calls: all are allowed (CONFIG_SECCOMP_FILTER) ~ seccomp(",
     "keyrings: there are no keys (CONFIG_KEYS)",
-    "overlay: archives only, unpacked for each container (CONFIG_OVERLAY_FS)",
-    "overlay in a user namespace: with a directory root inside is root outside (Linux 5.11)",
-    "user attributes on tmpfs: changes go to disk (Linux 6.6)",
-    "idmapped tmpfs: --store tmpfs is unpacked for the container's ids (Linux 6.3)",
-    "erofs: no erofs images, and archives are unpacked (CONFIG_EROFS_FS)",
-    "archives as they lie: they are unpacked (Linux 6.4, CONFIG_EROFS_FS, root)",
-    "squashfs: no squashfs images (CONFIG_SQUASHFS)",
-    "ext4: no ext4 images (CONFIG_EXT4_FS)",
-    "loop devices: no squashfs and ext4 images in files (CONFIG_BLK_DEV_LOOP)",
+    "overlay: archives only, unpacked for each container (CONFIG_OVERLAY_FS) ~ \"overlay\"",
+    "overlay in a user namespace: with a directory root inside is root outside (Linux 5.11) ~ userxattr",
+    "user attributes on tmpfs: changes go to disk (Linux 6.6) ~ own/work,userxattr",
+    "idmapped tmpfs: --store tmpfs is unpacked for the container's ids (Linux 6.3) ~ image0\", \"tmpfs\"",
+    "erofs: no erofs images, and archives are unpacked (CONFIG_EROFS_FS) ~ \"erofs\"",
+    "archives as they lie: they are unpacked (Linux 6.4, CONFIG_EROFS_FS, root) ~ index(",
+    "squashfs: no squashfs images (CONFIG_SQUASHFS) ~ \"squashfs\"",
+    "ext4: no ext4 images (CONFIG_EXT4_FS) ~ \"ext4\"",
+    "loop devices: no squashfs and ext4 images in files (CONFIG_BLK_DEV_LOOP) ~ LOOP_CONFIGURE",
     "devpts: nothing works (CONFIG_UNIX98_PTYS)",
-    "message queues: no /dev/mqueue (CONFIG_POSIX_MQUEUE)",
-    "sysfs: nothing works (CONFIG_SYSFS)",
+    "message queues: no /dev/mqueue (CONFIG_POSIX_MQUEUE) ~ \"mqueue\"",
+    "sysfs: nothing works (CONFIG_SYSFS) ~ \"sysfs\"",
 ];
 
-/// Tries one of them.
-fn probe(feature: &str) -> Io<()> {
+/// Tries one of them, which plans show by these words.
+fn probe(feature: &str, words: &str) -> Io<()> {
     match feature {
         "clone3" => sys::has_call(raw::__NR_clone3),
         "openat2" => sys::has_call(raw::__NR_openat2),
@@ -68,38 +76,67 @@ fn probe(feature: &str) -> Io<()> {
         "open_tree" => sys::has_call(raw::__NR_open_tree),
         "mount_setattr" => sys::has_call(raw::__NR_mount_setattr),
         "memfd_create" => sys::has_call(raw::__NR_memfd_create),
-        "user namespace" => namespace(raw::CLONE_NEWUSER),
-        "mount namespace" => namespace(raw::CLONE_NEWNS),
-        "pid namespace" => namespace(raw::CLONE_NEWPID),
-        "network namespace" => namespace(raw::CLONE_NEWNET),
-        "ipc namespace" => namespace(raw::CLONE_NEWIPC),
-        "uts namespace" => namespace(raw::CLONE_NEWUTS),
-        "cgroup namespace" => namespace(raw::CLONE_NEWCGROUP),
-        "time namespace" => namespace(raw::CLONE_NEWTIME),
-        "filter of system calls" => seccomp(),
+        "filter of system calls" => sys::has_seccomp().then_some(()).ok_or(Errno::INVAL),
         "keyrings" => sys::join_session_keyring(),
-        "overlay" => overlay(),
-        "overlay in a user namespace" => overlay_inside(),
+        "overlay" => scratch().and_then(|()| overlay("")),
+        "overlay in a user namespace" => inside()
+            .and_then(|()| cover())
+            .and_then(|()| overlay(",userxattr")),
         "user attributes on tmpfs" => attributes(),
         "idmapped tmpfs" => idmap(),
-        "erofs" => disk("erofs"),
         "archives as they lie" => indexed(),
-        "squashfs" => disk("squashfs"),
-        "ext4" => disk("ext4"),
+        "erofs" | "squashfs" | "ext4" => disk(feature),
         "loop devices" => loops(),
-        "devpts" => fresh("devpts"),
+        "devpts" | "sysfs" => fresh(feature),
         "message queues" => fresh("mqueue"),
-        "sysfs" => fresh("sysfs"),
-        _ => Err(Errno::NOSYS),
+        _ => namespace(flag(words)),
     }
 }
 
+/// The `CLONE_*` flag of this name; 0 if it is none.
+fn flag(name: &str) -> u32 {
+    let mut flags = CLONE_FLAGS.iter();
+    let found = flags.find(|(_, known)| *known == name);
+    found.map_or(0, |(flag, _)| *flag as u32)
+}
+
+/// A container's plan, as text, on this machine with a kernel that lacks nothing: what is in it, it uses.
+fn whole_plan(spec: &Spec) -> Result<String> {
+    let mut host = host::probe(spec)?;
+    // What has to be read through to be told is an archive.
+    let image = resolve(spec, &host, None, true).map(|(image, _)| image);
+    let image = image.unwrap_or_else(|_| Layer::Tar(tar(Path::new("-"))).into());
+    (host.version, host.namespaces, host.seccomp) = ((99, 0), u32::MAX, true);
+    (host.overlay, host.mqueue, host.mount_setattr) = (true, true, true);
+    if host.privileged {
+        (host.no_index, host.idmap.image, host.idmap.store) = (None, true, true);
+    }
+    host.look_at(image.layers);
+    Ok(plan(&spec.clone().complete(&image.config)?, &host)?.lines())
+}
+
+/// A feature with what happens without it, and if it is not there why not.
+type Row = (&'static str, Option<Error>);
+
 /// Prints the table, and what becomes of `spec`; returns the status to exit with.
 pub fn run(spec: Option<Spec>, json: bool) -> Result<u8> {
+    // Why there is none is told below.
+    let plan = (spec.as_ref()).map(|spec| whole_plan(spec).unwrap_or_default());
+    let host = crate::cli::plain().and_then(|spec| host::probe(&spec));
     let mut features = Vec::new();
-    if spec.is_none() {
-        for feature in FEATURES {
-            features.push((feature, attempt(|| probe(parts(feature).0))));
+    for row in FEATURES {
+        let (row, words) = row.split_once(" ~ ").unwrap_or((row, ""));
+        let used = |plan: &String| words.split('|').any(|word| plan.contains(word));
+        if plan.as_ref().is_none_or(used) {
+            let missing = attempt(|| probe(parts(row).0, words)).err();
+            let why = missing.map(|errno| {
+                let hint = match (flag(words), &host) {
+                    (flag, Ok(host)) if flag != 0 => namespace_hint(errno, flag, host),
+                    _ => "",
+                };
+                Error::new(reason(errno)).hint(hint)
+            });
+            features.push((row, why));
         }
     }
     let rehearsed = match spec {
@@ -119,12 +156,12 @@ pub fn run(spec: Option<Spec>, json: bool) -> Result<u8> {
     })
 }
 
-fn as_text(features: &[(&str, Io<()>)], rehearsed: &Result<Vec<String>>) -> String {
+fn as_text(features: &[Row], rehearsed: &Result<Vec<String>>) -> String {
     let mut text = String::new();
-    for (row, found) in features {
-        match found {
-            Ok(()) => text.extend(["yes  ", parts(row).0, "\n"]),
-            Err(errno) => text += &format!("no   {row}: {}\n", reason(*errno)),
+    for (row, why) in features {
+        match why {
+            None => text.extend(["yes  ", parts(row).0, "\n"]),
+            Some(why) => text.extend(["no   ", row, ": ", why, "\n"]),
         }
     }
     match rehearsed {
@@ -144,36 +181,23 @@ fn parts(row: &str) -> (&str, &str) {
     row.split_once(": ").unwrap_or((row, ""))
 }
 
-fn as_json(features: &[(&str, Io<()>)], rehearsed: &Result<Vec<String>>) -> String {
-    let list = |items: Vec<String>| format!("[{}]", items.join(","));
-    let features = features.iter().map(|(row, found)| {
+fn as_json(features: &[Row], rehearsed: &Result<Vec<String>>) -> String {
+    let (text, null) = (|text: &str| string(text.as_bytes()), || "null".to_owned());
+    let features = features.iter().map(|(row, why)| {
         let (feature, without) = parts(row);
-        let (feature, without, present) = (json(feature), json(without), found.is_ok());
-        format!("{{\"feature\":{feature},\"present\":{present},\"without\":{without}}}")
+        let (feature, without, present) = (text(feature), text(without), why.is_none());
+        let why = why.as_ref().map_or_else(null, |why| text(why));
+        format!(
+            "{{\"feature\":{feature},\"present\":{present},\"without\":{without},\"why\":{why}}}"
+        )
     });
     let (left_out, error) = match rehearsed {
-        Ok(notes) => (
-            notes.iter().map(|note| json(note)).collect(),
-            "null".to_owned(),
-        ),
-        Err(error) => (Vec::new(), json(error)),
+        Ok(notes) => (notes.iter().map(|note| text(note)).collect(), null()),
+        Err(error) => (Vec::new(), text(error)),
     };
+    let list = |items: Vec<String>| join(["[", "]"], &items);
     let (features, left_out) = (list(features.collect()), list(left_out));
     format!("{{\"features\":{features},\"left_out\":{left_out},\"error\":{error}}}\n")
-}
-
-/// A string as JSON has it.
-fn json(text: &str) -> String {
-    let mut json = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => json.extend(['\\', c]),
-            '\0'..' ' => json.push_str(&format!("\\u{:04x}", u32::from(c))),
-            _ => json.push(c),
-        }
-    }
-    json.push('"');
-    json
 }
 
 /// Does something in a process of its own.
@@ -195,11 +219,28 @@ fn namespace(flag: u32) -> Io<()> {
     }
 }
 
-/// What a run decides by. Whether it then works depends on where archive and store lie.
+/// As a run does it, of the small archive, in the store.
 fn indexed() -> Io<()> {
-    let host = crate::cli::plain().and_then(|spec| crate::host::probe(&spec));
-    match host.map(|host| host.no_index) {
-        Ok(None) => Ok(()),
+    scratch()?;
+    mkdir("image0", Mode::RWXU)?;
+    let indexed = small_image().and_then(|spec| {
+        let mut host = host::probe(&spec)?;
+        if host.cover.take().is_some() {
+            // On a read-only machine it is in memory, as this is.
+            host.store = "/../l".into();
+        }
+        resolve(&spec, &host, None, false)?;
+        let tars = vec![tar(Path::new("-"))];
+        let (layered, above) = (false, None);
+        let stack = Stack {
+            tars,
+            layered,
+            above,
+        };
+        Layers::new(&spec, &host, None).index(&stack, 0)
+    });
+    match indexed {
+        Ok(Ok(_)) => Ok(()),
         _ => Err(Errno::OPNOTSUPP),
     }
 }
@@ -262,22 +303,12 @@ fn mount(fstype: &str, at: &str, options: &str) -> Io<()> {
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
 
-fn seccomp() -> Io<()> {
-    match sys::has_seccomp() {
-        true => Ok(()),
-        false => Err(Errno::INVAL),
-    }
-}
-
-fn overlay() -> Io<()> {
-    scratch()?;
-    mount("overlay", "m", "lowerdir=l,upperdir=u,workdir=w")
-}
-
-fn overlay_inside() -> Io<()> {
-    inside()?;
-    cover()?;
-    mount("overlay", "m", "lowerdir=l,upperdir=u,workdir=w,userxattr")
+fn overlay(option: &str) -> Io<()> {
+    mount(
+        "overlay",
+        "m",
+        &format!("lowerdir=l,upperdir=u,workdir=w{option}"),
+    )
 }
 
 fn attributes() -> Io<()> {
@@ -312,18 +343,12 @@ fn loops() -> Io<()> {
 fn small_image() -> Result<Spec> {
     let fail = |errno| Error::sys("pipe", "image", errno);
     let mut header = [0; 512];
-    let mut field =
-        |offset: usize, text: &[u8]| header[offset..offset + text.len()].copy_from_slice(text);
-    // POSIX pax, ustar: name, mode, uid, gid, size, mtime, type, magic; the sum counts its own field as blanks.
-    field(0, b"etc/");
-    field(100, b"0000755");
-    field(108, b"0000000");
-    field(116, b"0000000");
-    field(124, b"00000000000");
-    field(136, b"00000000000");
-    field(148, b"        ");
-    field(156, b"5");
-    field(257, b"ustar\x0000");
+    // POSIX pax, ustar: name, mode, uid, gid, size, mtime, sum (its own field counts as blanks), type, magic.
+    let (zero, long) = ("0000000\0", "00000000000\0");
+    let numbers = ["0000755\0", zero, zero, long, long, "        5"].concat();
+    for (offset, text) in [(0, "etc/"), (100, &numbers), (257, "ustar\x0000")] {
+        header[offset..offset + text.len()].copy_from_slice(text.as_bytes());
+    }
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     let (image, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(fail)?;
@@ -340,7 +365,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_says_what_happens_and_what_it_needs() {
-        let features = [(FEATURES[0], Ok(())), (FEATURES[17], Err(Errno::NODEV))];
+        let features = [(0, None), (17, Some("No such device".into()))]
+            .map(|(index, why)| (FEATURES[index].split(" ~ ").next().unwrap(), why));
         assert_eq!(
             as_text(&features, &Ok(vec!["a".into(), "b".into()])),
             "yes  clone3\n\

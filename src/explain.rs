@@ -4,7 +4,7 @@
 //! of mini. user_namespaces(7), namespaces(7), execve(2), elf(5).
 
 use container::report::{Detail, Reason};
-use container::step::{Command, Step, Target};
+use container::step::{CLONE_FLAGS, Command, Step, Target};
 use linux_raw_sys::general as raw;
 use rustix::io::Errno;
 
@@ -122,13 +122,18 @@ pub fn namespace_hint(errno: Errno, flags: u32, host: &Host) -> &'static str {
     if !host.privileged && sysctl("kernel/unprivileged_userns_clone") == Some(0) {
         return "sysctl kernel.unprivileged_userns_clone=1 allows it, or run as root";
     }
+    let full = matches!(errno, Errno::NOSPC | Errno::USERS);
+    // Without privileges nothing is to be had before a user namespace.
+    let first = if host.admin { 0 } else { raw::CLONE_NEWUSER };
+    if let Some(kind) = forbidden(flags | first).filter(|_| full) {
+        let instead = match (kind.as_str(), host.privileged) {
+            ("user", true) => ", or use --userns host",
+            ("user", false) => ", or run as root",
+            _ => "",
+        };
+        return format!("sysctl user.max_{kind}_namespaces is 0: raise it{instead}").leak();
+    }
     match errno {
-        Errno::NOSPC | Errno::USERS if sysctl("user/max_user_namespaces") == Some(0) => {
-            match host.privileged {
-                true => "sysctl user.max_user_namespaces is 0: raise it, or use --userns host",
-                false => "sysctl user.max_user_namespaces is 0: raise it, or run as root",
-            }
-        }
         Errno::NOSPC | Errno::USERS if user && host.privileged => {
             "a limit in /proc/sys/user/max_*_namespaces is reached; --userns host needs one less"
         }
@@ -138,6 +143,18 @@ pub fn namespace_hint(errno: Errno, flags: u32, host: &Host) -> &'static str {
         _ if user => "if it is the user namespace that is refused, --userns host does without",
         _ => "",
     }
+}
+
+/// Of which of these namespaces none is allowed.
+fn forbidden(flags: u32) -> Option<String> {
+    let asked = CLONE_FLAGS
+        .iter()
+        .filter(|(flag, _)| flags & *flag as u32 != 0);
+    let mut kinds = asked.map(|(_, name)| {
+        let kind = name.replace("CLONE_NEW", "").to_ascii_lowercase();
+        kind.replace("ns", "mnt")
+    });
+    kinds.find(|kind| sysctl(&format!("user/max_{kind}_namespaces")) == Some(0))
 }
 
 /// Ubuntu lets anybody make a user namespace but has AppArmor refuse what is done in it.

@@ -487,6 +487,7 @@ impl Supervisor<'_> {
             return Err(error!("--store index: {why}"));
         };
         self.remark(&format!("unpacked, not indexed: {why}"));
+        self.notes.push(format!("archives are unpacked: {why}"));
         let disk = to.parent().unwrap_or(to);
         if !self.directories.iter().any(|made| made.path() == disk) {
             self.directories.push(Directory::create(disk)?);
