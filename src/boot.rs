@@ -132,7 +132,7 @@ const LONGEST: u64 = 60 * SECOND;
 /// Whoever runs for so long has started well.
 const WELL: u64 = 10 * SECOND;
 /// Seconds that a container has to end in, unless told otherwise.
-const STOP_TIMEOUT: u32 = 10;
+pub const STOP_TIMEOUT: u32 = 10;
 
 /// Something that is to run.
 pub struct Job {

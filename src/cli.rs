@@ -16,6 +16,7 @@ use crate::cgroup::{self, Wanted};
 use crate::error::{Error, Result, error};
 #[cfg(feature = "images")]
 use crate::image::Config;
+use crate::life::Query;
 use crate::seccomp::Seccomp;
 #[cfg(feature = "images")]
 use crate::spec::Rootfs;
@@ -36,20 +37,26 @@ pub enum Action {
         spec: Option<Box<Spec>>,
         json: bool,
     },
-    /// What running containers use; all if none is named.
-    Stats {
-        containers: Vec<String>,
-        json: bool,
-    },
-    /// Stops containers where they are, or lets them go on.
-    Pause {
-        containers: Vec<String>,
-        pause: bool,
-    },
+    Life(Life, Vec<String>),
     #[cfg(feature = "images")]
     Images(Images),
     /// Text for standard output: help or version.
     Print(String),
+}
+
+/// What to do with running containers, whose names or ids stand beside it.
+pub enum Life {
+    Ps(Query),
+    /// What they use; of all if none is named.
+    Stats {
+        json: bool,
+    },
+    /// Stops them where they are, or lets them go on.
+    Pause(bool),
+    Kill(i32),
+    /// Gives them so many seconds.
+    Stop(Option<u32>),
+    Wait,
 }
 
 /// What to do with images under names, and with what containers have left.
@@ -128,9 +135,13 @@ enum Command {
     Init(#[allow(dead_code)] Init),
     Up(#[allow(dead_code)] Up),
     Check(Check),
+    Ps(PsCommand),
     Stats(StatsCommand),
     Pause(#[allow(dead_code)] PauseCommand),
     Unpause(#[allow(dead_code)] UnpauseCommand),
+    Kill(KillCommand),
+    Stop(StopCommand),
+    Wait(#[allow(dead_code)] WaitCommand),
     #[cfg(feature = "images")]
     Import(ImportCommand),
     #[cfg(feature = "images")]
@@ -168,6 +179,9 @@ struct Run {
     /// host name inside (default: the name, else the id)
     #[argh(option)]
     hostname: Option<String>,
+    /// label KEY=VALUE, which mini ps finds it by; repeatable
+    #[argh(option, short = 'l')]
+    label: Vec<String>,
     /// environment variable KEY=VALUE, or KEY to pass on the caller's; repeatable
     #[argh(option, short = 'e')]
     env: Vec<String>,
@@ -394,6 +408,59 @@ struct Check {
     #[allow(dead_code)]
     #[argh(positional, arg_name = "run OPTIONS ROOTFS")]
     run: Vec<String>,
+}
+
+/// Lists the containers that are running.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "ps",
+    help_triggers("-h", "--help"),
+    example = "mini ps\n  mini stop $(mini ps -q --filter label=role=web)"
+)]
+struct PsCommand {
+    /// print the ids alone
+    #[argh(switch, short = 'q')]
+    quiet: bool,
+    /// for programs
+    #[argh(switch)]
+    json: bool,
+    /// only those with name=PART, status=running, paused or starting, label=KEY or label=KEY=VALUE; repeatable
+    #[argh(option)]
+    filter: Vec<String>,
+}
+
+/// Sends a signal to the commands of running containers.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "kill", help_triggers("-h", "--help"))]
+struct KillCommand {
+    /// which one, by name or number (default: KILL, which ends the whole container)
+    #[argh(option, short = 's')]
+    signal: Option<String>,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
+}
+
+/// Ends running containers: the stop signal, and after some seconds SIGKILL. Returns when nothing is left of them.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "stop", help_triggers("-h", "--help"))]
+struct StopCommand {
+    /// seconds until SIGKILL (default: the container's --stop-timeout, else 10)
+    #[argh(option, short = 't')]
+    time: Option<String>,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
+}
+
+/// Waits until containers have ended, and prints the exit status of each.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "wait", help_triggers("-h", "--help"))]
+struct WaitCommand {
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
 }
 
 /// Shows what running containers use: memory, processor time and how long limits held it back, processes, bytes read
@@ -782,17 +849,28 @@ fn parse_as(arguments: Vec<OsString>, line: bool) -> Result<Action> {
             }),
             _ => Err(Error::new("check: only mini run can be checked")),
         },
-        Command::Stats(StatsCommand { json, .. }) => Ok(Action::Stats {
-            containers: texts(rest)?,
-            json,
-        }),
-        Command::Pause(_) | Command::Unpause(_) if rest.is_empty() => {
+        Command::Ps(ps) => life(Life::Ps(ps.query()?), rest),
+        Command::Stats(StatsCommand { json, .. }) => life(Life::Stats { json }, rest),
+        Command::Pause(_)
+        | Command::Unpause(_)
+        | Command::Kill(_)
+        | Command::Stop(_)
+        | Command::Wait(_)
+            if rest.is_empty() =>
+        {
             Err(error!("{command}: no container given"))
         }
-        Command::Pause(_) | Command::Unpause(_) => Ok(Action::Pause {
-            containers: texts(rest)?,
-            pause: command == "pause",
-        }),
+        Command::Pause(_) => life(Life::Pause(true), rest),
+        Command::Unpause(_) => life(Life::Pause(false), rest),
+        Command::Kill(kill) => {
+            let signal = given(&kill.signal, |text| spec::signal("--signal", text))?;
+            life(Life::Kill(signal.unwrap_or(raw::SIGKILL as i32)), rest)
+        }
+        Command::Stop(stop) => {
+            let seconds = given(&stop.time, |text| seconds("--time", text))?;
+            life(Life::Stop(seconds), rest)
+        }
+        Command::Wait(_) => life(Life::Wait, rest),
         Command::Up(_) => Ok(Action::Up(rest.remove(0).into())),
         Command::Init(_) => Ok(Action::Init(
             rest.into_iter().map(OsStringExt::into_vec).collect(),
@@ -845,6 +923,10 @@ fn images(command: Command, mut rest: Vec<OsString>) -> Result<Images> {
     })
 }
 
+fn life(what: Life, rest: Vec<OsString>) -> Result<Action> {
+    Ok(Action::Life(what, texts(rest)?))
+}
+
 fn texts(rest: Vec<OsString>) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     for text in rest {
@@ -858,14 +940,36 @@ fn usage(command: &str, output: &str) -> Error {
     let lines = output.lines().take_while(|line| !line.is_empty());
     let text: Vec<&str> = lines.map(str::trim_ascii).collect();
     let known = [
-        "run", "init", "up", "check", "stats", "pause", "unpause", "import", "images", "rmi",
-        "prune", "commit", "export",
+        "run", "init", "up", "check", "ps", "stats", "pause", "unpause", "kill", "stop", "wait",
+        "import", "images", "rmi", "prune", "commit", "export",
     ];
     let help = known.iter().find(|known| **known == command);
     let help = help.map_or(String::new(), |known| format!("{known} "));
     // Quoted, because it may repeat what was typed; without the quotes.
     let text = crate::error::quote(text.join(" ").as_bytes());
     Error::new(text.trim_matches('"')).hint(&format!("see mini {help}--help"))
+}
+
+impl PsCommand {
+    fn query(self) -> Result<Query> {
+        let mut filters = Vec::new();
+        for filter in self.filter {
+            match filter.split_once('=') {
+                Some((key @ ("name" | "status" | "label"), value)) => {
+                    filters.push((key.to_owned(), value.to_owned()));
+                }
+                _ => {
+                    let what = "not name=PART, status=STATUS or label=KEY[=VALUE]";
+                    return Err(spec::invalid("--filter", &filter, what));
+                }
+            }
+        }
+        Ok(Query {
+            quiet: self.quiet,
+            json: self.json,
+            filters,
+        })
+    }
 }
 
 impl Run {
@@ -962,6 +1066,7 @@ impl Run {
             rootfs: spec::rootfs(rootfs)?,
             name: given(&self.name, |text| spec::name("--name", text))?,
             hostname: given(&self.hostname, |text| spec::name("--hostname", text))?,
+            labels: self.label.clone(),
             layers: self.layer.iter().map(std::path::PathBuf::from).collect(),
             store: match choice(
                 "--store",
@@ -997,7 +1102,7 @@ impl Run {
                 spec::signal("--stop-signal", text)
             })?,
             restart: given(&self.restart, spec::restart)?.unwrap_or(Restart::No),
-            stop_timeout: given(&self.stop_timeout, stop_timeout)?,
+            stop_timeout: given(&self.stop_timeout, |text| seconds("--stop-timeout", text))?,
             init: !self.no_init,
             shared,
             time: self.time,
@@ -1048,9 +1153,9 @@ fn choice<'a>(option: &str, value: &'a Option<String>, known: &[&str]) -> Result
     }
 }
 
-fn stop_timeout(text: &str) -> Result<u32> {
+fn seconds(option: &str, text: &str) -> Result<u32> {
     let seconds = text.parse();
-    seconds.map_err(|_| spec::invalid("--stop-timeout", text, "not a number of seconds"))
+    seconds.map_err(|_| spec::invalid(option, text, "not a number of seconds"))
 }
 
 fn oom_score_adj(text: &str) -> Result<i32> {

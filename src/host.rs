@@ -129,6 +129,14 @@ pub struct Subordinate {
     pub newgidmap: PathBuf,
 }
 
+/// Below which the directories of this user's running containers are.
+pub fn run() -> Result<PathBuf> {
+    let sets = capabilities(None).map_err(|errno| Error::sys("capget", "", errno))?;
+    let admin = sets.effective.contains(CapabilitySet::SYS_ADMIN);
+    let privileged = admin && mapped_ids() == u32::MAX && initial_user_namespace();
+    run_directory(privileged, geteuid().as_raw()).map(|(run, _)| run)
+}
+
 /// Probes what a plan for `spec` depends on. Fails on what the user named and is not there, before anything is made.
 pub fn probe(spec: &Spec) -> Result<Host> {
     let sets = capabilities(None).map_err(|errno| Error::sys("capget", "", errno))?;

@@ -35,6 +35,7 @@ mod json;
 #[cfg(feature = "images")]
 mod kept;
 mod layers;
+mod life;
 mod machine;
 mod output;
 mod plan;
@@ -74,17 +75,7 @@ fn main() -> ExitCode {
         Action::Init(command) => reaper::run(&command),
         Action::Up(file) => boot::up(&file),
         Action::Check { spec, json } => check::run(spec.map(|spec| *spec), json),
-        Action::Stats { containers, json } => {
-            let run = host::probe(&cli::plain()?)?.run;
-            print(&stats::stats(&run, &containers, json)?)
-        }
-        Action::Pause { containers, pause } => {
-            let run = host::probe(&cli::plain()?)?.run;
-            for container in containers {
-                stats::pause(&state::find(&run, &container)?, pause)?;
-            }
-            Ok(0)
-        }
+        Action::Life(what, containers) => life::run(what, &containers),
         Action::Print(text) => print(&text),
     });
     result.map(ExitCode::from).unwrap_or_else(|error| {

@@ -30,6 +30,7 @@ impl Text {
         self.0
     }
 
+    #[cfg(feature = "images")]
     pub fn write(&self, directory: &Path) -> Result<()> {
         let path = directory.join(RECORD);
         std::fs::write(&path, &self.0).map_err(|error| io("write", &path, error))

@@ -36,7 +36,7 @@ use crate::kept;
 use crate::layers::{self, Held, Layers};
 use crate::plan::{Plan, RANGE, Stack, Task, Users, bind, leak, plan};
 use crate::protection;
-use crate::record;
+use crate::record::RECORD;
 use crate::seal;
 use crate::spec::Spec;
 use crate::state;
@@ -93,6 +93,10 @@ fn carry_out(spec: Spec, mode: RunMode, notes: &mut Vec<String>) -> Result<u8> {
     let trace = mode == RunMode::Trace;
     let mut supervisor = Supervisor::new(spec, &host, &mut plan, held, &signals, trace)?;
     let result = supervisor.start().and_then(|()| supervisor.watch());
+    if let Ok(status) = result {
+        // For mini wait; the container has ended, whether this can be written or not.
+        let _ = supervisor.note("status", status.into());
+    }
     // What has no name has not run (`rehearse`), even if a filter has kept that from being told.
     let nameless = spec.command.first().is_some_and(Vec::is_empty);
     supervisor.end(result.is_ok() && !nameless);
@@ -311,8 +315,9 @@ impl Supervisor<'_> {
                 Ok(())
             }
             Task::Record(path, text) => {
-                let path = path.join(record::RECORD);
-                std::fs::write(&path, text).map_err(|error| store::io("write", &path, error))
+                let name = self.spec.name.as_deref();
+                self.directory(path)
+                    .map_or(Ok(()), |directory| state::write(directory, name, text))
             }
             Task::Enable(path, text) => cgroup::write(path, text),
             Task::Limit(file) => match cgroup::write(&file.path, &file.text) {
@@ -379,7 +384,8 @@ impl Supervisor<'_> {
                 let control = self.control.as_ref().expect("open until the command runs");
                 self.context.stdio = [None, None, None];
                 (send(control, b"!", SendFlags::NOSIGNAL).map(drop))
-                    .map_err(|errno| Error::sys("send", "control", errno))
+                    .map_err(|errno| Error::sys("send", "control", errno))?;
+                self.note("pid", self.pid().as_raw_pid())
             }
             Task::Unmount(path) => {
                 let _ = unmount(path.as_os_str().as_bytes(), UnmountFlags::DETACH);
@@ -393,6 +399,17 @@ impl Supervisor<'_> {
                 Ok(())
             }
         }
+    }
+
+    fn directory(&self, path: &Path) -> Option<&Directory> {
+        self.directories.iter().find(|made| made.path() == path)
+    }
+
+    /// Adds to the container's record.
+    fn note(&self, key: &str, number: i32) -> Result<()> {
+        let line = format!("{key} {number}\n");
+        let directory = self.directories.first();
+        directory.map_or(Ok(()), |it| it.append(RECORD, line.as_bytes()))
     }
 
     /// The container's first process, for tasks between the clone and "go".

@@ -33,6 +33,8 @@ pub struct Spec {
     pub quiet: bool,
     pub name: Option<String>,
     pub hostname: Option<String>,
+    /// KEY=VALUE, for whoever looks for containers.
+    pub labels: Vec<String>,
     /// In place of the image's own; empty for none.
     pub entrypoint: Option<Vec<Vec<u8>>>,
     /// The command and its arguments; not empty once it is [complete](Spec::complete).

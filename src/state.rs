@@ -3,10 +3,19 @@
 //!
 //!     mini container 1
 //!     name web                                 if it has one
+//!     image rootfs.tar                         ROOTFS as it was given
+//!     command sh                               each word of the command
+//!     created 1763808000                       seconds since 1970
+//!     supervisor 4711                          its process
+//!     stop-signal 15, stop-timeout 10          if they were given, each on its line
+//!     label role=web                           each label
 //!     cgroup /sys/fs/cgroup/pids/mini-ID       each of its cgroups
 //!     freezer /sys/fs/cgroup/freezer/mini-ID   the one that `mini pause` makes on version 1
 //!
-//! It is written before any of this is made. What a dead supervisor left the next command removes ([`sweep`]).
+//!     pid 4712                                 its first process, once that has been told to go on
+//!     status 0                                 the status it ended with, if the supervisor could say so
+//!
+//! All but the last two is written before the container is made. What a dead supervisor left the next command removes ([`sweep`]).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -14,19 +23,42 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use container::{child, sys};
+use linux_raw_sys::general as raw;
 use rustix::fs::{FlockOperation, OFlags};
 
 use crate::cgroup::{self, Choice};
-use crate::error::Result;
-use crate::record::{self, Record, Text};
-use crate::spec::Spec;
-use crate::store;
+use crate::error::{Result, error, quote};
+use crate::record::{self, RECORD, Record, Text};
+use crate::spec::{Rootfs, Spec};
+use crate::store::{self, Directory};
 
 /// The text of the record of a container that is about to be made.
 pub fn record(spec: &Spec, cgroups: &Choice) -> Vec<u8> {
     let mut text = Text::new();
+    let mut line = |key, value: &[u8]| text.line(key, value);
     if let Some(name) = &spec.name {
-        text.line("name", name.as_bytes());
+        line("name", name.as_bytes());
+    }
+    line(
+        "image",
+        match &spec.rootfs {
+            Rootfs::Path(path) => path.as_os_str().as_bytes(),
+            Rootfs::Stdin => b"-",
+        },
+    );
+    for word in &spec.command {
+        line("command", word);
+    }
+    for label in &spec.labels {
+        line("label", label.as_bytes());
+    }
+    for (key, value) in [
+        ("stop-signal", spec.stop_signal),
+        ("stop-timeout", spec.stop_timeout.map(|it| it as i32)),
+    ] {
+        if let Some(value) = value {
+            line(key, value.to_string().as_bytes());
+        }
     }
     for group in &cgroups.groups {
         text.line("cgroup", group.path.as_os_str().as_bytes());
@@ -46,16 +78,45 @@ pub fn cgroups(record: &Record) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Writes the record, with what is not known when a plan is made: now, and this process. The name must be nobody's that
+/// runs.
+pub fn write(directory: &Directory, name: Option<&str>, text: &[u8]) -> Result<()> {
+    let now = sys::clock(raw::CLOCK_REALTIME) / 1_000_000_000;
+    let more = format!("created {now}\nsupervisor {}\n", std::process::id());
+    let Some(name) = name else {
+        return directory.append(RECORD, &[text, more.as_bytes()].concat());
+    };
+    let top = directory.path().parent().unwrap_or(directory.path());
+    let _guard = store::lock(top, FlockOperation::LockExclusive)?;
+    for record in record::all(top.parent().unwrap_or(top), "running")? {
+        if record.text("name").as_deref() == Some(name) && runs(&record) {
+            let error = error!(
+                "--name {}: container {} has it",
+                quote(name.as_bytes()),
+                record.id
+            );
+            return Err(error.hint("mini stop ends it"));
+        }
+    }
+    directory.append(RECORD, &[text, more.as_bytes()].concat())
+}
+
 /// Those whose supervisors live.
 pub fn running(run: &Path) -> Result<Vec<Record>> {
     let mut records = record::all(run, "running")?;
-    records.retain(|it| store::lock(&it.directory, FlockOperation::NonBlockingLockShared).is_err());
+    records.retain(runs);
     Ok(records)
+}
+
+/// Whether a container's supervisor lives. It has had the lock since before there was a record.
+pub fn runs(container: &Record) -> bool {
+    store::lock(&container.directory, FlockOperation::NonBlockingLockShared).is_err()
+        && container.directory.exists()
 }
 
 /// The running container of this id, of which the beginning will do, or this name.
 pub fn find(run: &Path, wanted: &str) -> Result<Record> {
-    let hint = "mini stats lists those that are running";
+    let hint = "mini ps lists those that are running";
     record::pick(running(run)?, wanted, "running container", hint)
 }
 

@@ -169,6 +169,11 @@ pub fn stats(run: &Path, wanted: &[String], json: bool) -> Result<String> {
     })
 }
 
+/// Whether a container is paused.
+pub fn paused(container: &Record) -> bool {
+    figure("paused", &state::cgroups(container)) == Some(1)
+}
+
 /// Stops every process of a container where it is, or lets it go on.
 pub fn pause(container: &Record, pause: bool) -> Result<()> {
     let cgroups = state::cgroups(container);

@@ -181,7 +181,7 @@ impl Removal {
 /// A container's directory, locked; removed with all its contents when dropped.
 pub struct Directory {
     path: PathBuf,
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 impl Directory {
@@ -200,12 +200,24 @@ impl Directory {
         });
         Ok(Directory {
             path: path.to_owned(),
-            _lock: lock?,
+            lock: lock?,
         })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Adds to a file in it, also when something is mounted over it by now.
+    pub fn append(&self, name: &str, text: &[u8]) -> Result<()> {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
+        let file = openat(&self.lock, name, flags, Mode::from_raw_mode(0o600));
+        let written = file.and_then(|file| match rustix::io::write(&file, text)? {
+            length if length == text.len() => Ok(()),
+            _ => Err(Errno::NOSPC),
+        });
+        let path = self.path.join(name);
+        written.map_err(|errno| Error::sys("write", path.as_os_str().as_bytes(), errno))
     }
 
     /// Gives the lock back, and leaves the directory to others as a dead one's.

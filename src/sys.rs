@@ -466,6 +466,12 @@ pub fn kill(pid: i32, signal: i32) -> Result<()> {
     numbers(raw::__NR_kill, [pid as usize, signal as usize, 0]).map(drop)
 }
 
+/// `pidfd_send_signal(2)`, Linux 5.1.
+pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
+    let pidfd = pidfd.as_fd().as_raw_fd() as usize;
+    numbers(raw::__NR_pidfd_send_signal, [pidfd, signal as usize, 0]).map(drop)
+}
+
 /// Sets a resource limit of a process (0: this one) by the kernel's number, `u64::MAX` being unlimited:
 /// `prlimit64(2)`. Returns what it was, soft and hard; with `None` it stays so.
 pub fn limit(pid: i32, resource: u32, limit: Option<(u64, u64)>) -> Result<(u64, u64)> {
