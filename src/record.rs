@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Result, error, quote};
-use crate::store::{existing, io, names};
+#[cfg(feature = "images")]
+use crate::store::io;
+use crate::store::{existing, names};
 
 /// The file's name.
 pub const RECORD: &str = "record";
