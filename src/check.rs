@@ -21,6 +21,8 @@ use rustix::process::{WaitOptions, chdir, waitpid};
 use container::step::CLONE_FLAGS;
 use container::sys;
 
+use crate::cgroup;
+use crate::cli::Action;
 use crate::error::{Error, Result, reason};
 use crate::explain::namespace_hint;
 use crate::host;
@@ -30,11 +32,12 @@ use crate::output::{join, string};
 use crate::plan::{Stack, leak, plan};
 use crate::run::rehearse;
 use crate::spec::Spec;
+use crate::store::names;
 use crate::userns;
 
 /// The features; behind a colon what mini does without each and what it takes to have it; behind a tilde by which words, or
 /// others, a plan shows that it uses it, unless every plan does.
-const FEATURES: [&str; 29] = [
+const FEATURES: [&str; 34] = [
     "clone3: clone does it (Linux 5.3)",
     "openat2: paths in images are walked, one component at a time (Linux 5.6)",
     "close_range: /proc/self/fd is used (Linux 5.9)",
@@ -64,6 +67,11 @@ const FEATURES: [&str; 29] = [
     "devpts: nothing works (CONFIG_UNIX98_PTYS)",
     "message queues: no /dev/mqueue (CONFIG_POSIX_MQUEUE) ~ \"mqueue\"",
     "sysfs: nothing works (CONFIG_SYSFS) ~ \"sysfs\"",
+    "pids controller: no limit of processes (CONFIG_CGROUP_PIDS) ~ /pids.max",
+    "memory controller: no --memory (CONFIG_MEMCG) ~ /memory.max|/memory.limit",
+    "cpu controller: no --cpus (CONFIG_CFS_BANDWIDTH) ~ /cpu.max|/cpu.cfs",
+    "cpuset controller: no --cpuset (CONFIG_CPUSETS) ~ /cpuset.cpus",
+    "io controller: no --io-max (CONFIG_BLK_DEV_THROTTLING) ~ /io.max|/blkio",
 ];
 
 /// Tries one of them, which plans show by these words.
@@ -88,6 +96,16 @@ fn probe(feature: &str, words: &str) -> Io<()> {
         "erofs" | "squashfs" | "ext4" => disk(feature),
         "loop devices" => loops(),
         "devpts" | "sysfs" => fresh(feature),
+        "pids controller" => cgroup("--pids-limit=9"),
+        "memory controller" => cgroup("--memory=9m"),
+        "cpu controller" => cgroup("--cpus=0.5"),
+        "cpuset controller" => cgroup("--cpuset=0"),
+        "io controller" => {
+            let disks = Path::new("/sys/block");
+            let disk = names(disks).into_iter().next().ok_or(Errno::NODEV)?;
+            let number = cgroup::read(&disks.join(disk).join("dev"));
+            cgroup(&format!("--io-max={number}:rbps=9m"))
+        }
         "message queues" => fresh("mqueue"),
         _ => namespace(flag(words)),
     }
@@ -243,6 +261,30 @@ fn indexed() -> Io<()> {
         Ok(Ok(_)) => Ok(()),
         _ => Err(Errno::OPNOTSUPP),
     }
+}
+
+/// A cgroup with this limit, as a container would have it.
+fn cgroup(option: &str) -> Io<()> {
+    let words = ["run", option, "-"].map(Into::into);
+    let parsed = crate::cli::parse(words.to_vec());
+    let Ok(Action::Run { spec, .. }) = parsed else {
+        return Err(Errno::INVAL);
+    };
+    let choice = host::probe(&spec)
+        .and_then(|host| cgroup::choose(&spec.resources, &host.cgroups, &host.id));
+    let mut made = Ok(());
+    for group in choice.map_err(|_| Errno::NODEV)?.groups {
+        if let Some((path, text)) = &group.enable {
+            made = made.and(cgroup::write(path, text));
+        }
+        let directory = mkdir(leak(group.path.to_string_lossy().as_bytes()), Mode::RWXU);
+        made = made.and(directory.map_err(|errno| reason(errno).into()));
+        for file in group.files.iter().filter(|file| !file.optional) {
+            made = made.and_then(|()| cgroup::write(&file.path, &file.text));
+        }
+        cgroup::remove(&group.path);
+    }
+    made.map_err(|_| Errno::ACCESS)
 }
 
 /// A file system that needs nothing below it.
