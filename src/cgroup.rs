@@ -141,7 +141,7 @@ pub fn parse(option: &'static str, text: &str, wanted: &mut Vec<Wanted>) -> Resu
             bad("not a number of processors, at least 0.01 (a thousandth of a second in each tenth)")
         })?),
         Unit::Weight => Amount::Number(number(1, 10000, "not a number from 1 to 10000")?),
-        Unit::Tasks => Amount::Number(number(1, u64::from(u32::MAX), "not a number from 1 on, or -1 for no limit")?),
+        Unit::Tasks => Amount::Number(number(1, MOST_TASKS, "not a number from 1 to 4194304, or -1 for no limit")?),
         Unit::Processors => match processors(text) {
             Some(_) => Amount::List(text.to_owned()),
             None => return Err(bad("not a list of processors, as in 0-2,5")),
@@ -201,6 +201,8 @@ pub fn complete(wanted: &mut Vec<Wanted>) -> Result<()> {
 }
 
 const LEAST_MEMORY: u64 = 512 << 10;
+/// The kernel takes no more (PID_MAX_LIMIT).
+const MOST_TASKS: u64 = 4 << 20;
 
 /// Microseconds in each 100,000, of a decimal number of processors.
 fn quota(text: &str) -> Option<u64> {
@@ -218,9 +220,14 @@ fn quota(text: &str) -> Option<u64> {
 
 /// The first and the last of each range of a list.
 fn processors(text: &str) -> Option<Vec<(u32, u32)>> {
+    // Rust takes a plus sign, the kernel does not.
+    let number = |text: &str| match text.starts_with('+') {
+        true => None,
+        false => text.parse().ok(),
+    };
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let range = (first.parse().ok()?, last.parse().ok()?);
+        let range = (number(first)?, number(last)?);
         (range.0 <= range.1).then_some(range)
     };
     text.trim_ascii().split(',').map(range).collect()
@@ -293,7 +300,12 @@ pub fn probe(spec: &Spec) -> Result<Cgroups> {
         cgroups.devices.push(device);
     }
     if spec.resources.is_empty() {
-        return Ok(cgroups);
+        return match spec.cgroup_parent {
+            Some(_) => {
+                Err("--cgroup-parent: there is no limit, for which a cgroup would be made".into())
+            }
+            None => Ok(cgroups),
+        };
     }
     let processors = |wanted: &Wanted| matches!(wanted.limit.unit, Unit::Quota | Unit::Processors);
     if spec.resources.iter().any(processors) {
@@ -305,6 +317,14 @@ pub fn probe(spec: &Spec) -> Result<Cgroups> {
         if let Some(hierarchy) = hierarchy(spec, line, &own)? {
             cgroups.hierarchies.push(hierarchy);
         }
+    }
+    // Nothing else may be asked for but to be in there.
+    let tasks = spec
+        .resources
+        .iter()
+        .find(|wanted| wanted.limit.unit == Unit::Tasks);
+    if let (Some(_), Some(tasks)) = (&spec.cgroup_parent, tasks) {
+        (cgroups.find(tasks.limit)).map_err(|why| error!("--cgroup-parent: {why}"))?;
     }
     Ok(cgroups)
 }
@@ -335,9 +355,9 @@ fn hierarchy(spec: &Spec, mount: &str, own: &str) -> Result<Option<Hierarchy>> {
         found.then_some(path)
     });
     let top = Path::new(top);
-    let below = |path: &str| {
-        let rest = Path::new(path).strip_prefix(root).map(Path::to_owned);
-        top.join(rest.unwrap_or_default())
+    let below = |path: &str| match Path::new(path).strip_prefix(root) {
+        Ok(rest) if rest != Path::new("") => top.join(rest),
+        _ => top.to_owned(),
     };
     let mine = below(mine.unwrap_or("/"));
     let mut hierarchy = Hierarchy {
@@ -450,10 +470,10 @@ impl Hierarchy {
     /// The least that the cgroups from the parent up to `top` allow.
     fn ceiling(&self, limit: &Limit, top: &Path) -> u64 {
         let mut least = u64::MAX;
-        if !matches!(
-            limit.unit,
-            Unit::Bytes | Unit::Swap | Unit::Quota | Unit::Tasks
-        ) {
+        let numbers = [Unit::Bytes, Unit::Swap, Unit::Quota, Unit::Tasks];
+        // Soft limits of version 1 do not bind what is below.
+        let soft = limit.file(self.v2) == "memory.soft_limit_in_bytes";
+        if !numbers.contains(&limit.unit) || soft {
             return least;
         }
         let above = self
@@ -464,7 +484,8 @@ impl Hierarchy {
             let text = read(&path.join(limit.file(self.v2)));
             let mut words = text.split_ascii_whitespace().map(|word| word.parse().ok());
             if let Some(Some(number)) = words.next() {
-                let period = words.next().flatten().unwrap_or(100_000);
+                let old = || read(&path.join("cpu.cfs_period_us")).parse().ok();
+                let period = words.next().flatten().or_else(old).unwrap_or(100_000);
                 least = least.min(match limit.unit {
                     Unit::Quota => u64::saturating_mul(number, 100_000) / u64::max(period, 1),
                     _ => number,
@@ -530,11 +551,18 @@ pub fn choose(resources: &[Wanted], cgroups: &Cgroups, id: &str) -> Result<Choic
         let mut amount = wanted.amount.clone();
         match &mut amount {
             Amount::Number(number) if *number != u64::MAX => {
-                let ceiling = hierarchy.ceilings.get(index).copied().unwrap_or(u64::MAX);
+                let mut ceiling = hierarchy.ceilings.get(index).copied().unwrap_or(u64::MAX);
+                if v2 && limit.unit == Unit::Swap {
+                    ceiling = ceiling.saturating_add(memory);
+                }
+                let (file, parent) = (limit.file(v2), show(parent));
                 if wanted.implied {
                     *number = ceiling.min(*number);
+                } else if *number > ceiling && file == "memory.low" {
+                    choice.notes.push(format!(
+                        "{option} holds as far as {file} of {parent} and above it goes: {ceiling} bytes"
+                    ));
                 } else if *number > ceiling {
-                    let (file, parent) = (limit.file(v2), show(parent));
                     return Err(error!(
                         "{option}: {number} is above the {ceiling} in {file} of {parent} or above it"
                     ));
@@ -693,28 +721,35 @@ fn within(list: &str, other: &str) -> bool {
         .all(|(first, last)| last - first < 65536 && (*first..=*last).all(there))
 }
 
-/// MAJOR:MINOR of a block device.
+/// MAJOR:MINOR of a block device, given as that or by its path.
 fn device(path: &Path) -> Result<String> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let text = path.to_string_lossy();
-    let number = |text: &str| text.parse::<u32>().is_ok();
-    if text
-        .split_once(':')
-        .is_some_and(|(major, minor)| number(major) && number(minor))
-    {
-        return Ok(text.into_owned());
-    }
-    let status = fs::metadata(path).map_err(|error| {
-        crate::error::Error::io("--io-max stat", path.as_os_str().as_bytes(), error)
-    })?;
-    if !status.file_type().is_block_device() {
-        return Err(error!("--io-max {}: not a block device", show(path)));
-    }
-    let (major, minor) = (
-        rustix::fs::major(status.rdev()),
-        rustix::fs::minor(status.rdev()),
-    );
-    Ok(format!("{major}:{minor}"))
+    let number = |text: &str| text.parse::<u32>().ok();
+    let numbers = text.split_once(':');
+    let numbers = numbers.and_then(|(major, minor)| Some((number(major)?, number(minor)?)));
+    let (major, minor) = match numbers {
+        Some(numbers) => numbers,
+        None => {
+            let status = fs::metadata(path)
+                .map_err(|error| Error::io("--io-max stat", path.as_os_str().as_bytes(), error))?;
+            if !status.file_type().is_block_device() {
+                return Err(error!("--io-max {}: not a block device", show(path)));
+            }
+            let rdev = status.rdev();
+            (rustix::fs::major(rdev), rustix::fs::minor(rdev))
+        }
+    };
+    let name = format!("{major}:{minor}");
+    // What the kernel itself says is "No such device", in both cases.
+    let all = Path::new("/sys/dev/block");
+    let why = match all.join(&name) {
+        _ if !all.exists() => return Ok(name),
+        known if !known.exists() => "there is no such block device",
+        known if known.join("partition").exists() => "a partition: only whole disks have limits",
+        _ => return Ok(name),
+    };
+    Err(error!("--io-max {}: {why}", show(path)))
 }
 
 /// A file's text without the newline; empty if it cannot be read.

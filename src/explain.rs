@@ -90,6 +90,9 @@ fn step_hint(step: &Step, errno: Errno, host: &Host) -> &'static str {
             _ => "",
         },
         (Step::Unshare(flags), _) => namespace_hint(errno, *flags, host),
+        (Step::Fork(..), Errno::AGAIN) => {
+            "--pids-limit counts mini's init too; or the user has too many processes (RLIMIT_NPROC)"
+        }
         (Step::PivotRoot, Errno::INVAL) => "is the root not a mount point, as in a chroot?",
         (Step::Limit(_), Errno::PERM) => "--ulimit: raising a hard limit needs CAP_SYS_RESOURCE",
         (Step::Setuid | Step::Setgid | Step::Setgroups | Step::OwnTerminal, Errno::INVAL)
