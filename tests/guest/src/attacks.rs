@@ -78,6 +78,7 @@ fn one(words: &[&str]) -> Outcome {
         ["rewrite", path] => fs::read(path)
             .and_then(|bytes| OpenOptions::new().write(true).open(path)?.write_all(&bytes))
             .map(|()| "ok"),
+        ["mkdir", path] => fs::create_dir(path).map(|()| "ok"),
         ["create", path] => File::create_new(path).map(|_| "ok"),
         ["say", path] => OpenOptions::new()
             .append(true)
@@ -101,6 +102,15 @@ fn one(words: &[&str]) -> Outcome {
         // Mounts.
         ["mount", kind] => mount("none", "/mnt", kind, 0, ""),
         ["overlay"] => mount("none", "/mnt", "overlay", 0, "lowerdir=/bin:/etc"),
+        // A hierarchy of version 1, by a controller's name, or version 2; then this is written to a file in it.
+        ["cgroup", controller, file, value] => {
+            let (kind, data) = match controller {
+                "2" => ("cgroup2", ""),
+                _ => ("cgroup", controller),
+            };
+            mount("none", "/mnt", kind, 0, data)?;
+            fs::write(format!("/mnt/{file}"), value).map(|()| "ok")
+        }
         ["bind", source, target] => mount(source, target, "", 0x1000, ""),
         // MS_REMOUNT | MS_BIND, and MS_REMOUNT alone: the mount's flags, and the file system's.
         ["remount", path] => mount("none", path, "", 0x20 | 0x1000, ""),

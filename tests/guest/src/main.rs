@@ -8,6 +8,7 @@
 mod attacks;
 mod filter;
 mod kernel;
+mod limits;
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_ulong};
 use std::io::{Read, Write};
@@ -78,6 +79,10 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
             }
             0
         }
+        ["touch", bytes] => limits::touch(bytes),
+        ["spin", seconds] => limits::spin(seconds),
+        ["bomb", seconds] => limits::bomb(seconds),
+        ["direct", verb, path, bytes] => limits::direct(verb, path, bytes),
         ["attack", attacks @ ..] => attacks::all(attacks),
         ["swap", one, other, milliseconds] => attacks::swap(one, other, milliseconds),
         ["owners", paths @ ..] => attacks::owners(paths),
