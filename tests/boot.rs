@@ -24,6 +24,8 @@ const BOOT_FILE: &str = r#"# The machine's containers.
     sh -c 'trap "echo late: stops; exit 0" TERM; echo late: up; while :; do sleep 0.1; done'
 --quiet --name look /image.tar -- sh /look
 --quiet --name power --privileged --pid host -i /image.tar -- sh /power
+--quiet --name deaf --stop-timeout 1 /image.tar -- \
+    sh -c 'trap "" TERM; echo deaf: up; exec sleep 10000'
 "#;
 
 /// It waits, so as not to write between the others' lines: they all have one console.
@@ -126,6 +128,7 @@ impl Machine {
             "look: ready\n",
             "stays: up\n",
             "late: up\n",
+            "deaf: up\n",
             "\"quoted\"\n",
             "line 3: exit status 3\n",
             "line 4: ",
@@ -222,7 +225,7 @@ fn as_written(console: &str, end: &str) {
         console.contains("open(\"/absent.tar\"): No such file or directory"),
         "{console}"
     );
-    // The last line is stopped first, and the one before when that has ended.
+    // The last line is stopped first, and the one before when that has ended or, as the deaf one, was killed.
     let place = |text: &str| {
         console
             .find(text)
@@ -315,8 +318,8 @@ fn linux_6_12_with_overlay_and_erofs() {
     let Some(machine) = Machine::new("erofs", "6.12.", "amd64") else {
         return;
     };
-    let console = machine.boot_file(&ALL, "", "USR2");
-    as_written(&console, "power off");
+    let console = machine.boot_file(&ALL, "", "TERM");
+    as_written(&console, "reboot");
     assert!(console.contains(" - overlay "), "{console}");
     lone(&machine);
 }
@@ -362,7 +365,7 @@ fn disks_are_mounted_and_left_clean() {
     fs::write(place("data/boot"), boot).unwrap();
     let words = format!(
         "mini.hostname=box mini.mount=LABEL=data:/data mini.mount=UUID={UUID}:/more:ext4:ro \
-         mini.boot=/data/boot mini.exit=reboot mini.mount=LABEL=none:/none"
+         mini.boot=/data/boot mini.exit=halt mini.mount=LABEL=none:/none"
     );
     let initramfs = machine.initramfs(&["virtio_blk", "loop", "overlay", "libcrc32c", "erofs"]);
     let mut run = machine.kernel.boot(&initramfs, &words);
@@ -377,13 +380,17 @@ fn disks_are_mounted_and_left_clean() {
             &format!("if=virtio,format=raw,cache=unsafe,file={disk}"),
         ]);
     }
-    let console = run.output().expect(0).stdout.replace('\r', "");
+    // A halted machine stands still.
+    let mut running = run.start();
+    running.until("reboot: System halted");
+    running.kill(9);
+    let console = running.wait().stdout.replace('\r', "");
     assert_eq!(lines(&console, "name: "), ["box"], "{console}");
     for text in [
         "mini: mini.mount \"LABEL=none\": LABEL=none: no such device after 10 s\n",
         "Read-only file system",
-        "mini: reboot\n",
-        "reboot: Restarting system",
+        "mini: halt\n",
+        "reboot: System halted",
     ] {
         assert!(console.contains(text), "no {text}: {console}");
     }
