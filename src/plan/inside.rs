@@ -144,7 +144,8 @@ impl Planner<'_> {
             && self.host.namespaces & raw::CLONE_NEWCGROUP != 0
         {
             let read_only = if spec.privileged { 0 } else { raw::MS_RDONLY };
-            let target = Target::Inside(c"/sys/fs/cgroup");
+            // The kernel makes it, no image has a say in it.
+            let target = Target::Root(c"/sys/fs/cgroup");
             self.step(fresh(c"cgroup2", target, QUIET | read_only, ""));
         }
         self.sysctls();
