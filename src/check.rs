@@ -247,6 +247,10 @@ fn indexed() -> Io<()> {
             // On a read-only machine it is in memory, as this is.
             host.store = "/../l".into();
         }
+        if let Some(why) = host.no_index {
+            // The kernel may have what a run does not look for.
+            return Err(Error::new(why));
+        }
         resolve(&spec, &host, None, false)?;
         let tars = vec![tar(Path::new("-"))];
         let (layered, above) = (false, None);
