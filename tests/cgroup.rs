@@ -851,7 +851,7 @@ fn stats_are_what_the_files_and_the_guest_say() {
     let line = bench.mini(&["stats", "none"]).output().one_line(125);
     assert_eq!(
         line,
-        "\"none\": no running container (mini stats lists those that are running)"
+        "\"none\": no running container (mini ps lists those that are running)"
     );
     stop(running);
     assert_eq!(bench.mini(&["stats", "--json"]).output().ok(), "[]\n");
@@ -970,7 +970,7 @@ fn a_paused_container_stands_still() {
     running.wait().expect(143);
     for command in ["pause", "unpause"] {
         let output = bench.mini(&[command, "box"]).output();
-        let why = "\"box\": no running container (mini stats lists those that are running)";
+        let why = "\"box\": no running container (mini ps lists those that are running)";
         output.fails(125, why);
     }
 }
