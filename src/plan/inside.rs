@@ -11,13 +11,12 @@ impl Planner<'_> {
             true => SUPERVISOR_DIED,
             false => raw::SIGKILL as i32,
         };
-        // While the supervisor writes id maps.
+        self.step(Step::AwaitGo);
         let old = self.cgroups.groups.iter().filter(|group| !group.v2);
         for (slot, group) in old.enumerate() {
             let tasks = path(group.path.join("tasks"));
             self.steps.push(Step::JoinCgroup(tasks, slot));
         }
-        self.step(Step::AwaitGo);
         // Before the parent-death signal, which a change of ids would clear.
         if self.has_ids() {
             self.step(Step::BecomeRoot);
