@@ -454,7 +454,18 @@ mod tests {
         assert_eq!((found.stop_timeout, found.interactive), (5, true));
         // What is left is for `mini run`.
         let words = [
-            "-i", "-t", "-e", "A=B", "--", "x.tar", "--", "sh", "-c", "--",
+            "-i",
+            "-t",
+            "-e",
+            "A=B",
+            "--stop-timeout",
+            "5",
+            "--",
+            "x.tar",
+            "--",
+            "sh",
+            "-c",
+            "--",
         ];
         assert_eq!(found.words, words.map(|word| word.as_bytes().to_vec()));
         let found = parse("-e --restart --env-file /none --seccomp /none x --restart y").unwrap();

@@ -259,7 +259,7 @@ struct Run {
     /// in a boot file: no (default), always or on-failure[:N], what happens when the container has ended
     #[argh(option)]
     restart: Option<String>,
-    /// in a boot file: seconds from the stop signal until the container is killed (default: 10)
+    /// seconds from the stop signal of mini stop, or of the end of mini up, until the container is killed (default: 10)
     #[argh(option)]
     stop_timeout: Option<String>,
     /// run mini's init as PID 1, which reaps and forwards signals (default)
@@ -416,7 +416,7 @@ struct Check {
     subcommand,
     name = "ps",
     help_triggers("-h", "--help"),
-    example = "mini ps\n  mini stop $(mini ps -q --filter label=role=web)"
+    example = "mini ps\nmini stop $(mini ps -q --filter label=role=web)"
 )]
 struct PsCommand {
     /// print the ids alone
@@ -680,6 +680,18 @@ const SWITCHES: [&str; 24] = [
     "-a",
 ];
 
+/// Whether an option of this command takes no value.
+fn is_switch(command: &str, option: &str) -> bool {
+    // To `run` a time namespace and a terminal.
+    let seconds = command == "stop" && ["--time", "-t"].contains(&option);
+    SWITCHES.contains(&option) && !seconds
+}
+
+/// Whether its arguments end with a command, which has options of its own.
+fn takes_command(command: &str) -> bool {
+    ["run", "init", "check"].contains(&command)
+}
+
 /// What argh has no word for.
 struct Normalised {
     options: Vec<String>,
@@ -688,14 +700,14 @@ struct Normalised {
 }
 
 /// Splits `--option=value` in two, `-it` and `-eKEY` likewise. All that follows `--` is positional; where a command
-/// follows, as in `run` and `init`, also what follows the first positional argument.
-fn normalise(arguments: Vec<OsString>, command: bool) -> Result<Normalised> {
+/// follows also what follows the first positional argument.
+fn normalise(arguments: Vec<OsString>, command: &str) -> Result<Normalised> {
     let (mut options, mut rest) = (Vec::new(), Vec::new());
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let bytes = argument.as_bytes();
         let positional = bytes == b"-" || !bytes.starts_with(b"-");
-        if positional && !command {
+        if positional && !takes_command(command) {
             rest.push(argument);
             continue;
         }
@@ -707,7 +719,7 @@ fn normalise(arguments: Vec<OsString>, command: bool) -> Result<Normalised> {
         let text = utf8(argument)?;
         let mut value = None;
         if let Some((name, given)) = text.split_once('=').filter(|_| text.starts_with("--")) {
-            if SWITCHES.contains(&name) {
+            if is_switch(command, name) {
                 match given {
                     "true" => options.push(name.to_owned()),
                     // The three that are on by default; for the others this is the default.
@@ -728,10 +740,10 @@ fn normalise(arguments: Vec<OsString>, command: bool) -> Result<Normalised> {
             value = Some(given.to_owned());
         } else if text.starts_with("--") || text == "-h" {
             options.push(text.clone());
-            if SWITCHES.contains(&text.as_str()) || text == "-h" {
+            if is_switch(command, &text) || text == "-h" {
                 continue;
             }
-        } else if let Some(given) = letters(&text, &mut options) {
+        } else if let Some(given) = letters(command, &text, &mut options) {
             value = given;
         } else {
             continue;
@@ -746,10 +758,10 @@ fn normalise(arguments: Vec<OsString>, command: bool) -> Result<Normalised> {
 
 /// Splits a cluster of letters such as `-it` or `-eKEY=VALUE`. `None` if the last letter takes no value; else the
 /// value behind it, if it is in the same argument.
-fn letters(text: &str, options: &mut Vec<String>) -> Option<Option<String>> {
+fn letters(command: &str, text: &str, options: &mut Vec<String>) -> Option<Option<String>> {
     for (at, letter) in text.char_indices().skip(1) {
         let option = format!("-{letter}");
-        let switch = SWITCHES.contains(&option.as_str());
+        let switch = is_switch(command, &option);
         options.push(option);
         if !switch {
             let rest = &text[at + letter.len_utf8()..];
@@ -775,16 +787,16 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
     parse_as(arguments, false)
 }
 
-/// Parses the line of a boot file. Returns also the arguments of the `run` that carries it out: all of it but `--restart` and
-/// `--stop-timeout`, which are for whoever starts that.
+/// Parses the line of a boot file. Returns also the arguments of the `run` that carries it out: all of it but `--restart`,
+/// which is for whoever starts that.
 pub fn line(words: Vec<Vec<u8>>) -> Result<(Spec, Vec<Vec<u8>>)> {
     let words: Vec<_> = words.into_iter().map(OsString::from_vec).collect();
-    let Normalised { options, rest } = normalise(words.clone(), true)?;
+    let Normalised { options, rest } = normalise(words.clone(), "run")?;
     let (mut options, mut kept) = (options.into_iter(), Vec::new());
     while let Some(option) = options.next() {
-        let switch = SWITCHES.contains(&option.as_str());
+        let switch = is_switch("run", &option);
         let value = if switch { None } else { options.next() };
-        if option != "--restart" && option != "--stop-timeout" {
+        if option != "--restart" {
             kept.push(option.into_bytes());
             kept.extend(value.map(String::into_bytes));
         }
@@ -806,8 +818,8 @@ fn parse_as(arguments: Vec<OsString>, line: bool) -> Result<Action> {
             env!("CARGO_PKG_VERSION")
         )));
     }
-    let runs = matches!(command.as_str(), "run" | "init" | "check");
-    let Normalised { options, mut rest } = normalise(arguments.collect(), runs)?;
+    let runs = takes_command(&command);
+    let Normalised { options, mut rest } = normalise(arguments.collect(), &command)?;
     let mut words: Vec<&str> = vec![&command];
     words.extend(options.iter().map(String::as_str));
     // argh counts them, and gives its message; what they are, it could not take.
@@ -830,8 +842,8 @@ fn parse_as(arguments: Vec<OsString>, line: bool) -> Result<Action> {
             if line {
                 // They are read when it is run.
                 (run.env_file, run.seccomp) = (Vec::new(), None);
-            } else if run.restart.is_some() || run.stop_timeout.is_some() {
-                let error = Error::new("--restart and --stop-timeout: only in a boot file");
+            } else if run.restart.is_some() {
+                let error = Error::new("--restart: only in a boot file");
                 return Err(error.hint("see mini up --help"));
             }
             Ok(Action::Run {
@@ -935,19 +947,20 @@ fn texts(rest: Vec<OsString>) -> Result<Vec<String>> {
     Ok(texts)
 }
 
+const COMMANDS: [&str; 17] = [
+    "run", "init", "up", "check", "ps", "stats", "pause", "unpause", "kill", "stop", "wait",
+    "import", "images", "rmi", "prune", "commit", "export",
+];
+
 /// argh's message of several lines as one; behind an empty line it only names the help.
 fn usage(command: &str, output: &str) -> Error {
     let lines = output.lines().take_while(|line| !line.is_empty());
     let text: Vec<&str> = lines.map(str::trim_ascii).collect();
-    let known = [
-        "run", "init", "up", "check", "ps", "stats", "pause", "unpause", "kill", "stop", "wait",
-        "import", "images", "rmi", "prune", "commit", "export",
-    ];
-    let help = known.iter().find(|known| **known == command);
+    let help = COMMANDS.iter().find(|known| **known == command);
     let help = help.map_or(String::new(), |known| format!("{known} "));
-    // Quoted, because it may repeat what was typed; without the quotes.
-    let text = crate::error::quote(text.join(" ").as_bytes());
-    Error::new(text.trim_matches('"')).hint(&format!("see mini {help}--help"))
+    // It may repeat what was typed.
+    let text = crate::error::escape(text.join(" ").as_bytes());
+    Error::new(&text).hint(&format!("see mini {help}--help"))
 }
 
 impl PsCommand {
@@ -1177,7 +1190,7 @@ mod tests {
     use super::*;
 
     fn words(line: &str) -> (Vec<String>, Vec<OsString>) {
-        let normalised = normalise(line.split(' ').map(Into::into).collect(), true).unwrap();
+        let normalised = normalise(line.split(' ').map(Into::into).collect(), "run").unwrap();
         (normalised.options, normalised.rest)
     }
 
@@ -1207,20 +1220,23 @@ mod tests {
 
     #[test]
     fn the_switches_are_those_of_the_structures() {
-        let help = match parse(vec!["run".into(), "--help".into()]) {
-            Ok(Action::Print(help)) => help,
-            _ => panic!("no help"),
-        };
-        // In the usage line an option with a value shows it: `[--name <name>]`, a switch does not: `[--init]`.
-        let usage = help.lines().next().unwrap();
-        for part in usage.split('[').skip(1) {
-            let part = part.trim_end().trim_end_matches(']');
-            if let Some(option) = part
-                .split(' ')
-                .next()
-                .filter(|option| option.starts_with('-') && part != "--")
-            {
-                assert_eq!(SWITCHES.contains(&option), !part.contains('<'), "{part}");
+        for command in COMMANDS {
+            let help = match parse(vec![command.into(), "--help".into()]) {
+                Ok(Action::Print(help)) => help,
+                _ => panic!("no help"),
+            };
+            // In the usage an option with a value shows it: `[--name <name>]`, a switch does not: `[--init]`.
+            let usage = help.split("\n\n").next().unwrap();
+            for part in usage.split('[').skip(1) {
+                let (part, _) = part.split_once(']').unwrap();
+                let option = part.split_whitespace().next().unwrap();
+                if option.starts_with('-') && option != "--" {
+                    assert_eq!(
+                        is_switch(command, option),
+                        !part.contains('<'),
+                        "{command} {part}"
+                    );
+                }
             }
         }
     }

@@ -118,7 +118,12 @@ fn io_reason(error: &std::io::Error) -> String {
 /// `bytes` between double quotes; what is not UTF-8, controls the terminal or turns the direction of the text is
 /// escaped. (`char::escape_debug` does more than this and costs 4 KB of Unicode tables.)
 pub fn quote(bytes: &[u8]) -> String {
-    let mut text = String::from("\"");
+    format!("\"{}\"", escape(bytes))
+}
+
+/// The same without the quotes.
+pub fn escape(bytes: &[u8]) -> String {
+    let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
@@ -136,7 +141,6 @@ pub fn quote(bytes: &[u8]) -> String {
             text.push_str(&format!("\\x{byte:02x}"));
         }
     }
-    text.push('"');
     text
 }
 
