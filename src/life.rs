@@ -5,6 +5,8 @@
 //! first process, which passes it on; it cannot be another with the same number, since that would not be the supervisor's
 //! child, and a supervisor that has the lock is alive.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,15 +14,16 @@ use linux_raw_sys::general as raw;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use container::sys;
 
 use crate::cli::Life;
-use crate::error::{Error, Result, error};
+use crate::error::{Error, Result, error, escape};
 use crate::host;
-use crate::output::{join, string, table};
-use crate::record::Record;
+use crate::output::{join, or_null, string, table};
+use crate::record::{RECORD, Record};
 use crate::state;
 use crate::stats;
 use crate::store;
@@ -41,35 +44,48 @@ pub fn run(what: Life, containers: &[String]) -> Result<u8> {
         Life::Stats { json } => stats::stats(&run, containers, *json)?,
         _ => String::new(),
     };
+    let mut found = Vec::new();
+    if !matches!(what, Life::Ps(_) | Life::Stats { .. }) {
+        // All of them first: while one is waited for, another may end.
+        found.extend(containers.iter().map(|wanted| open(&run, wanted)));
+    }
     // What fails with one does not keep it from the others.
     let mut result = Ok(0);
-    for wanted in containers {
-        let done = match what {
-            Life::Ps(_) | Life::Stats { .. } => Ok(()),
-            Life::Pause(pause) => state::find(&run, wanted).and_then(|it| stats::pause(&it, pause)),
-            Life::Kill(signal) => kill(&run, wanted, signal),
-            Life::Stop(seconds) => stop(&run, wanted, seconds),
-            Life::Wait => wait(&run, wanted).map(|status| text.extend([&status, "\n"])),
-        };
+    for container in found {
+        let done = container.and_then(|(container, record)| match what {
+            Life::Pause(pause) => stats::pause(&container, pause),
+            Life::Kill(signal) => kill(&container, signal),
+            Life::Stop(seconds) => stop(&run, &container, seconds),
+            _ => wait(container, record).map(|status| text.extend([&status, "\n"])),
+        });
         result = result.and_then(|ok| done.map(|()| ok));
     }
     let printed = crate::print(&text);
     result.and(printed)
 }
 
+/// A running container, with its record's file: the supervisor writes the status there before it takes the name away.
+fn open(run: &Path, wanted: &str) -> Result<(Record, File)> {
+    let container = state::find(run, wanted)?;
+    let record = File::open(container.directory.join(RECORD));
+    let record = record.map_err(|_| ended(&container))?;
+    Ok((container, record))
+}
+
 /// The running containers.
 fn ps(run: &Path, query: &Query) -> Result<String> {
     let (mut rows, mut objects, mut ids) = (Vec::new(), Vec::new(), String::new());
     for container in state::running(run)? {
-        let text = |key| container.text(key).unwrap_or_default();
-        let status = match (stats::paused(&container), container.text("pid")) {
-            (true, _) => "paused",
-            (_, None) => "starting",
+        let name = container.text("name");
+        let pid = container.number("pid");
+        let status = match pid {
+            _ if stats::paused(&container) => "paused",
+            None => "starting",
             _ => "running",
         };
         let labels = container.all("label");
         let fits = |(key, value): &(String, String)| match key.as_str() {
-            "name" => text("name").contains(value),
+            "name" => name.as_ref().is_some_and(|name| name.contains(value)),
             "status" => status == value,
             _ => labels.iter().any(|label| {
                 let rest = label.strip_prefix(value.as_bytes());
@@ -80,39 +96,35 @@ fn ps(run: &Path, query: &Query) -> Result<String> {
             continue;
         }
         ids.extend([&container.id, "\n"]);
-        let strings = |key| {
-            let values: Vec<String> = container.all(key).iter().map(|it| string(it)).collect();
+        let now = sys::clock(raw::CLOCK_REALTIME) / 1_000_000_000;
+        let created = container.number("created").unwrap_or(now);
+        let image = container.all("image").concat();
+        let words = container.all("command");
+        let strings = |values: &[Vec<u8>]| {
+            let values: Vec<String> = values.iter().map(|value| string(value)).collect();
             join(["[", "]"], &values)
         };
-        let now = sys::clock(raw::CLOCK_REALTIME) / 1_000_000_000;
-        let created: u64 = text("created").parse().unwrap_or(now);
         let members = [
             ("id", string(container.id.as_bytes())),
-            ("name", string(text("name").as_bytes())),
-            ("image", string(text("image").as_bytes())),
-            ("command", strings("command")),
+            ("name", or_null(&name, |name| string(name.as_bytes()))),
+            ("image", string(&image)),
+            ("command", strings(&words)),
             ("status", string(status.as_bytes())),
             ("created", created.to_string()),
-            ("pid", container.text("pid").unwrap_or("null".into())),
-            ("labels", strings("label")),
+            ("pid", or_null(&pid, u64::to_string)),
+            ("labels", strings(&labels)),
         ];
         let member = |(key, value)| format!("\"{key}\":{value}");
         objects.push(join(["{", "}"], &members.map(member)));
-        let mut command = Vec::new();
-        for word in container.all("command") {
-            command.push(crate::error::quote(&word).trim_matches('"').to_owned());
-        }
-        let mut command = command.join(" ");
+        let mut command = escape(&words.join(&b' '));
         if let Some((end, _)) = command.char_indices().nth(40) {
             command.replace_range(end.., "...");
         }
         let up = duration(now.saturating_sub(created));
-        let image = crate::error::quote(text("image").as_bytes());
-        let image = image.trim_matches('"').to_owned();
         rows.push([
-            container.id.clone(),
-            text("name"),
-            image,
+            container.id,
+            name.unwrap_or_default(),
+            escape(&image),
             command,
             status.into(),
             up,
@@ -133,45 +145,31 @@ fn duration(seconds: u64) -> String {
     format!("{} {name}", seconds / unit)
 }
 
-/// A container's first process.
-struct Init {
+/// A process, as it was when it was looked for by its number.
+struct Process {
     pid: Pid,
     /// Not where the kernel has none.
     pidfd: Option<OwnedFd>,
 }
 
-impl Init {
-    /// `None` if the container has ended meanwhile.
-    fn of(container: &Record) -> Result<Option<Init>> {
-        let number = |key| {
-            container
-                .text(key)
-                .and_then(|text| text.parse::<i32>().ok())
-        };
-        let Some(pid) = number("pid").and_then(Pid::from_raw) else {
-            return Err(error!(
-                "container {}: it is still being started",
-                container.id
-            ));
-        };
+impl Process {
+    fn find(container: &Record, key: &str) -> Option<Process> {
+        let pid = container
+            .number(key)
+            .and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(Pid::from_raw)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid()));
-        let stat = stat.unwrap_or_default();
-        // The fourth field; behind the name, which is the second, comes the third.
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let parent = after_name.split_ascii_whitespace().nth(1);
-        let parent = parent.and_then(|parent| parent.parse().ok());
-        let its = parent.is_some() && parent == number("supervisor") && state::runs(container);
-        Ok(its.then_some(Init { pid, pidfd }))
+        Some(Process { pid, pidfd })
     }
 
+    /// Sends it a signal; one that has ended needs none.
     fn signal(&self, signal: i32) -> Result<()> {
         let sent = match &self.pidfd {
             Some(pidfd) => sys::pidfd_send_signal(pidfd, signal),
             None => sys::kill(self.pid.as_raw_pid(), signal),
         };
         match sent {
-            Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(Errno::SRCH) => Ok(()),
             sent => {
                 sent.map_err(|errno| Error::sys("kill", self.pid.as_raw_pid().to_string(), errno))
             }
@@ -179,47 +177,42 @@ impl Init {
     }
 }
 
-/// Sends a signal to a container.
-fn kill(run: &Path, wanted: &str, signal: i32) -> Result<()> {
-    let container = state::find(run, wanted)?;
-    match Init::of(&container)? {
-        Some(init) => {
-            // What is paused by version 1 cannot end.
-            if signal == raw::SIGKILL as i32 {
-                stats::pause(&container, false).ok();
-            }
-            init.signal(signal)
-        }
-        None => Err(error!("container {} has ended", container.id)),
-    }
+/// The two processes that a container consists of for its host.
+struct Processes {
+    /// Its first process.
+    init: Process,
+    supervisor: Process,
 }
 
-/// Sends a container its stop signal, after some seconds SIGKILL, and waits until nothing is left of it.
-fn stop(run: &Path, wanted: &str, seconds: Option<u32>) -> Result<()> {
-    let container = state::find(run, wanted)?;
-    let number = |key| {
-        container
-            .text(key)
-            .and_then(|text| text.parse::<u32>().ok())
-    };
-    let seconds = seconds
-        .or_else(|| number("stop-timeout"))
-        .unwrap_or(crate::boot::STOP_TIMEOUT);
-    if let Some(init) = Init::of(&container)? {
-        // One that is stopped could not end.
-        stats::pause(&container, false).ok();
-        init.signal(number("stop-signal").unwrap_or(raw::SIGTERM) as i32)?;
-        if !init.ended(&container, seconds) {
-            init.signal(raw::SIGKILL as i32)?;
-        }
+impl Processes {
+    /// `None` if the container has ended meanwhile.
+    fn of(container: &Record) -> Result<Option<Processes>> {
+        let init = Process::find(container, "pid");
+        let (Some(init), Some(supervisor)) = (init, Process::find(container, "supervisor")) else {
+            let id = &container.id;
+            return Err(error!("container {id}: it is still being started"));
+        };
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", init.pid.as_raw_pid()));
+        let stat = stat.unwrap_or_default();
+        // The fourth field; behind the name, which is the second, comes the third.
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let parent = after_name.split_ascii_whitespace().nth(1);
+        let parent = parent.and_then(|parent| parent.parse().ok());
+        let its = parent == Some(supervisor.pid.as_raw_pid()) && state::runs(container);
+        Ok(its.then_some(Processes { init, supervisor }))
     }
-    await_end(&container)
-}
 
-impl Init {
-    /// Waits so long for its end; whether it has ended.
-    fn ended(&self, container: &Record, seconds: u32) -> bool {
-        if let Some(pidfd) = &self.pidfd {
+    /// Sends a signal that is to end the container. What is paused, or stopped as by Ctrl-Z, goes on: it could not end.
+    fn end(&self, container: &Record, signal: i32) -> Result<()> {
+        // It need not be in a cgroup that could be paused.
+        let _ = stats::pause(container, false);
+        self.init.signal(signal)?;
+        self.supervisor.signal(raw::SIGCONT as i32)
+    }
+
+    /// Waits so many seconds for the first process to end; whether it has ended.
+    fn end_within(&self, container: &Record, seconds: u32) -> bool {
+        if let Some(pidfd) = &self.init.pidfd {
             let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
             let time = Timespec {
                 tv_sec: seconds.into(),
@@ -237,6 +230,39 @@ impl Init {
     }
 }
 
+fn ended(container: &Record) -> Error {
+    error!("container {} has ended", container.id)
+}
+
+/// Sends a signal to a container.
+fn kill(container: &Record, signal: i32) -> Result<()> {
+    let processes = Processes::of(container)?.ok_or_else(|| ended(container))?;
+    match signal == raw::SIGKILL as i32 {
+        true => processes.end(container, signal),
+        false => processes.init.signal(signal),
+    }
+}
+
+/// Sends a container its stop signal, after some seconds SIGKILL, and waits until nothing is left of it.
+fn stop(run: &Path, container: &Record, seconds: Option<u32>) -> Result<()> {
+    let number = |key| container.number(key).map(|number| number as u32);
+    let seconds = seconds
+        .or_else(|| number("stop-timeout"))
+        .unwrap_or(crate::boot::STOP_TIMEOUT);
+    if let Some(processes) = Processes::of(container)? {
+        let signal = number("stop-signal").unwrap_or(raw::SIGTERM);
+        processes.end(container, signal as i32)?;
+        if !processes.end_within(container, seconds) {
+            processes.end(container, raw::SIGKILL as i32)?;
+        }
+    }
+    await_end(container)?;
+    // A supervisor that was killed has left it; one that was not leaves a cgroup whose processes are still ending.
+    stats::wait(container, &|| {
+        !container.directory.exists() || state::swept(run).is_err()
+    })
+}
+
 /// Waits until the supervisor is gone.
 fn await_end(container: &Record) -> Result<()> {
     match store::lock(&container.directory, FlockOperation::LockShared) {
@@ -247,21 +273,14 @@ fn await_end(container: &Record) -> Result<()> {
 }
 
 /// Waits for a container's end, and returns the status it ended with.
-fn wait(run: &Path, wanted: &str) -> Result<String> {
-    let container = state::find(run, wanted)?;
-    // It has the status before its name goes.
-    let record = std::fs::File::open(container.directory.join(crate::record::RECORD));
+fn wait(container: Record, mut record: File) -> Result<String> {
     await_end(&container)?;
-    let mut text = String::new();
-    if let Ok(mut record) = record {
-        let _ = std::io::Read::read_to_string(&mut record, &mut text);
-    }
-    let status = text.lines().find_map(|line| line.strip_prefix("status "));
-    match status {
-        Some(status) => Ok(status.to_owned()),
-        None => Err(error!(
-            "container {}: its supervisor has ended without a status",
-            container.id
-        )),
-    }
+    let mut text = Vec::new();
+    let _ = record.read_to_end(&mut text);
+    let record = Record::parse(container.directory, text);
+    let error = || {
+        let id = &record.id;
+        error!("container {id}: its supervisor has ended without a status")
+    };
+    record.text("status").ok_or_else(error)
 }

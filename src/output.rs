@@ -12,14 +12,14 @@ fn columns(rows: &[&[String]]) -> String {
     let mut widths = vec![0; rows[0].len()];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(*row) {
-            *width = cell.len().max(*width);
+            *width = cell.chars().count().max(*width);
         }
     }
     let mut text = String::new();
     for row in rows {
         for (cell, width) in row.iter().zip(&widths) {
             text.push_str(cell);
-            for _ in cell.len()..width + 2 {
+            for _ in cell.chars().count()..width + 2 {
                 text.push(' ');
             }
         }
@@ -51,4 +51,9 @@ pub fn string(text: &[u8]) -> String {
 /// An array or object, as the brackets are, of what is JSON already.
 pub fn join(brackets: [&str; 2], items: &[String]) -> String {
     [brackets[0], &items.join(","), brackets[1]].concat()
+}
+
+/// What is not known is null.
+pub fn or_null<T>(value: &Option<T>, show: impl Fn(&T) -> String) -> String {
+    value.as_ref().map_or("null".into(), show)
 }

@@ -50,11 +50,17 @@ pub struct Record {
 impl Record {
     /// The record in a directory; empty if there is none.
     pub fn read(directory: PathBuf) -> Record {
+        let text = std::fs::read(directory.join(RECORD)).unwrap_or_default();
+        Record::parse(directory, text)
+    }
+
+    /// A record of which the text is known.
+    pub fn parse(directory: PathBuf, text: Vec<u8>) -> Record {
         let name = directory.file_name().unwrap_or_default();
         Record {
             id: name.to_string_lossy().into_owned(),
-            text: std::fs::read(directory.join(RECORD)).unwrap_or_default(),
             directory,
+            text,
         }
     }
 
@@ -79,6 +85,11 @@ impl Record {
     pub fn text(&self, key: &str) -> Option<String> {
         let first = self.all(key).into_iter().next();
         first.and_then(|value| String::from_utf8(value).ok())
+    }
+
+    /// The same as a number.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.text(key)?.parse().ok()
     }
 }
 

@@ -93,10 +93,9 @@ fn carry_out(spec: Spec, mode: RunMode, notes: &mut Vec<String>) -> Result<u8> {
     let trace = mode == RunMode::Trace;
     let mut supervisor = Supervisor::new(spec, &host, &mut plan, held, &signals, trace)?;
     let result = supervisor.start().and_then(|()| supervisor.watch());
-    if let Ok(status) = result {
-        // For mini wait; the container has ended, whether this can be written or not.
-        let _ = supervisor.note("status", status.into());
-    }
+    let status = result.as_ref().map_or_else(Error::status, |status| *status);
+    // For mini wait; the container has ended, whether this can be written or not.
+    let _ = supervisor.note("status", status.into());
     // What has no name has not run (`rehearse`), even if a filter has kept that from being told.
     let nameless = spec.command.first().is_some_and(Vec::is_empty);
     supervisor.end(result.is_ok() && !nameless);

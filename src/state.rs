@@ -104,6 +104,15 @@ pub fn write(directory: &Directory, name: Option<&str>, text: &[u8]) -> Result<(
 /// Those whose supervisors live.
 pub fn running(run: &Path) -> Result<Vec<Record>> {
     let mut records = record::all(run, "running")?;
+    // Nobody tries meanwhile whether a lock can be had, and has it for that moment. Without a record there is nothing to
+    // ask; there need not be a directory either.
+    let _guard = match records.is_empty() {
+        true => None,
+        false => Some(store::lock(
+            &run.join("running"),
+            FlockOperation::LockShared,
+        )?),
+    };
     records.retain(runs);
     Ok(records)
 }
@@ -150,7 +159,7 @@ pub fn sweep_later(run: &Path) {
 }
 
 /// Removes what can be removed; whether that is all.
-fn swept(run: &Path) -> Result<bool> {
+pub fn swept(run: &Path) -> Result<bool> {
     let mut all = true;
     for (path, _lock) in store::dead(run, "running")? {
         all &= remove(&path);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::cgroup::{read, tasks, write};
 use crate::error::{Error, Result, error};
-use crate::output::{join, string, table};
+use crate::output::{join, or_null, string, table};
 use crate::record::Record;
 use crate::state;
 
@@ -114,13 +114,11 @@ pub fn stats(run: &Path, wanted: &[String], json: bool) -> Result<String> {
     for container in containers {
         let (cgroups, name) = (state::cgroups(&container), container.text("name"));
         let mut members = vec![format!("\"id\":{}", string(container.id.as_bytes()))];
-        let quoted = name
-            .as_ref()
-            .map_or("null".to_owned(), |name| string(name.as_bytes()));
+        let quoted = or_null(&name, |name| string(name.as_bytes()));
         members.push(format!("\"name\":{quoted}"));
         for (name, ..) in FIGURES {
             let value = figure(name, &cgroups);
-            let value = value.map_or("null".to_owned(), |value| value.to_string());
+            let value = or_null(&value, u64::to_string);
             members.push(format!("\"{name}\":{value}"));
         }
         objects.push(join(["{", "}"], &members));
@@ -227,7 +225,7 @@ pub fn pause(container: &Record, pause: bool) -> Result<()> {
 }
 
 /// Waits until it is so, a second at most.
-fn wait(container: &Record, done: &dyn Fn() -> bool) -> Result<()> {
+pub fn wait(container: &Record, done: &dyn Fn() -> bool) -> Result<()> {
     for _ in 0..200 {
         if done() {
             return Ok(());

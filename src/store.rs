@@ -257,7 +257,8 @@ pub fn sweep(base: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The directories below `name` in `base` whose owners are dead, locked.
+/// The directories below `name` in `base` whose owners are dead, locked: shared, as it is when somebody looks whether the
+/// owner lives, who would else take this process for it.
 pub fn dead(base: &Path, name: &str) -> Result<Vec<(PathBuf, OwnedFd)>> {
     let mut dead = Vec::new();
     let Some(parent) = existing(base, name)? else {
@@ -269,7 +270,10 @@ pub fn dead(base: &Path, name: &str) -> Result<Vec<(PathBuf, OwnedFd)>> {
     for name in names(&parent) {
         let path = parent.join(&name);
         let is_id = name.len() == 12 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if is_id && let Ok(lock) = lock(&path, FlockOperation::NonBlockingLockExclusive) {
+        if is_id
+            && let Ok(lock) = lock(&path, FlockOperation::NonBlockingLockExclusive)
+            && rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok()
+        {
             dead.push((path, lock));
         }
     }
@@ -317,9 +321,13 @@ pub fn private(base: &Path, name: &str) -> Result<PathBuf> {
 /// The directory `name` in `base`, if it is there. Both have to be this user's own: in somebody else's, what is found
 /// or removed could be anything.
 pub fn existing(base: &Path, name: &str) -> Result<Option<PathBuf>> {
-    match base.join(name).symlink_metadata() {
-        Ok(_) => private(base, name).map(Some),
-        Err(_) => Ok(None),
+    let path = base.join(name);
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        found => {
+            found.map_err(|error| io("lstat", &path, error))?;
+            private(base, name).map(Some)
+        }
     }
 }
 
