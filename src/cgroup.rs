@@ -16,12 +16,11 @@
 //! Left out: controllers of devices, huge pages, RDMA; real-time scheduling; the cgroup manager's bus of systemd.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use linux_raw_sys::general as raw;
-use rustix::fs::{Access, AtFlags, CWD, accessat, rmdir};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat, rmdir};
 use rustix::io::Errno;
 
 use container::sys;
@@ -134,7 +133,7 @@ pub fn parse(option: &'static str, text: &str, wanted: &mut Vec<Wanted>) -> Resu
         Unit::Swap | Unit::Tasks if text == "-1" => Amount::Number(u64::MAX),
         // What is less the kernel takes as well, but not even mini's own part of the container fits in.
         Unit::Bytes | Unit::Swap => match spec::size(option, text)? {
-            ..LEAST_MEMORY => return Err(bad("less than 512k, in which no container can start")),
+            ..LEAST_MEMORY if option != "--memory-reservation" => return Err(bad("less than 512k, in which no container can start")),
             bytes => Amount::Number(bytes),
         },
         Unit::Quota => Amount::Number(quota(text).ok_or_else(|| {
@@ -418,6 +417,10 @@ impl Hierarchy {
             }
             return;
         }
+        // What is asked for beyond it would be taken, and not be had.
+        let effective = |path: &Path| read(&path.join("cpuset.cpus.effective"));
+        let mut above = self.parent.ancestors().map(effective);
+        self.cpuset[0] = above.find(|cpus| !cpus.is_empty()).unwrap_or_default();
         self.controllers = words("cgroup.controllers");
         self.enabled = words("cgroup.subtree_control");
         let (has, enabled) = (self.controllers.clone(), self.enabled.clone());
@@ -669,7 +672,7 @@ impl Hierarchy {
         );
         let mut files = Vec::new();
         let mut file = |name: &str, text: &str, optional| {
-            if !text.is_empty() {
+            if !text.is_empty() && (!self.v2 || optional) {
                 let (path, text) = (path.join(name), text.to_owned());
                 files.push(LimitFile {
                     path,
@@ -760,18 +763,17 @@ pub fn read(path: &Path) -> String {
 }
 
 /// Writes to a file of a cgroup.
-pub fn write(path: &Path, text: &str) -> Result<()> {
-    let name = path.as_os_str().as_bytes();
-    let file = fs::File::options().write(true).open(path);
-    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|error| Error::io("write", name, error))
+pub fn write(path: &Path, text: &str) -> rustix::io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(CWD, path.as_os_str().as_bytes(), flags, Mode::empty())?;
+    rustix::io::write(&file, text.as_bytes()).map(drop)
 }
 
 /// Removes a cgroup with those that were made in it, and ends the processes that are in them. False if some are still
 /// ending, so that it has to be tried again.
 pub fn remove(path: &Path) -> bool {
     let name = path.as_os_str().as_bytes();
-    let gone = || !matches!(rmdir(name), Err(Errno::BUSY | Errno::NOTEMPTY));
+    let gone = || matches!(rmdir(name), Ok(()) | Err(Errno::NOENT));
     if gone() {
         return true;
     }

@@ -39,6 +39,7 @@ pub struct Query {
 /// Carries out a command about running containers.
 pub fn run(what: Life, containers: &[String]) -> Result<u8> {
     let run = host::run()?;
+    state::sweep(&run)?;
     let mut text = match &what {
         Life::Ps(query) => ps(&run, query)?,
         Life::Stats { json } => stats::stats(&run, containers, *json)?,

@@ -318,15 +318,26 @@ impl Supervisor<'_> {
                 self.directory(path)
                     .map_or(Ok(()), |directory| state::write(directory, name, text))
             }
-            Task::Enable(path, text) => cgroup::write(path, text),
-            Task::Limit(file) => match cgroup::write(&file.path, &file.text) {
-                Err(_) if file.optional => Ok(()),
-                result => result.map_err(|error| match file.option {
-                    "" => error,
-                    option => error!("{option}: {error}"),
-                }),
-            },
-            Task::OpenCgroup(path, v2) => self.open_cgroup(path, *v2),
+            Task::Enable(path, text) => {
+                cgroup::write(path, text).map_err(|errno| error!("{task}: {}", reason(errno)))
+            }
+            Task::Limit(file) => {
+                let Err(errno) = cgroup::write(&file.path, &file.text) else {
+                    return Ok(());
+                };
+                let why = format!("{task}: {}", reason(errno));
+                match (file.optional, file.option) {
+                    (true, _) => {
+                        self.remark(&why);
+                        self.notes.push(why);
+                        Ok(())
+                    }
+                    (_, option) => Err(Error::from(why).hint(option)),
+                }
+            }
+            Task::OpenCgroup(path, v2) => self
+                .open_cgroup(path, *v2)
+                .map_err(|errno| error!("{task}: {}", reason(errno))),
             Task::RemoveCgroup(path) => {
                 self.busy |= !cgroup::remove(path);
                 Ok(())
@@ -382,16 +393,17 @@ impl Supervisor<'_> {
             Task::Go => {
                 let control = self.control.as_ref().expect("open until the command runs");
                 self.context.stdio = [None, None, None];
+                // Before the command can begin: if it fails, nothing has been run.
+                self.note("pid", self.pid().as_raw_pid())?;
                 (send(control, b"!", SendFlags::NOSIGNAL).map(drop))
-                    .map_err(|errno| Error::sys("send", "control", errno))?;
-                self.note("pid", self.pid().as_raw_pid())
+                    .map_err(|errno| Error::sys("send", "control", errno))
             }
             Task::Unmount(path) => {
                 let _ = unmount(path.as_os_str().as_bytes(), UnmountFlags::DETACH);
                 Ok(())
             }
             // While a cgroup is there its record stays.
-            Task::RemoveDirectory(_) if self.busy => Ok(()),
+            Task::RemoveDirectory(path) if self.busy && path.starts_with(&self.host.run) => Ok(()),
             Task::RemoveDirectory(path) => {
                 self.directories
                     .retain(|directory| directory.path() != path);
@@ -421,14 +433,12 @@ impl Supervisor<'_> {
         self.ids.as_ref().map_or(0, |(base, _)| *base)
     }
 
-    fn open_cgroup(&mut self, path: &Path, v2: bool) -> Result<()> {
+    fn open_cgroup(&mut self, path: &Path, v2: bool) -> rustix::io::Result<()> {
         let (path, flags) = match v2 {
             true => (path.to_owned(), OFlags::RDONLY | OFlags::DIRECTORY),
             false => (path.join("tasks"), OFlags::WRONLY),
         };
-        let name = leak(path.as_os_str().as_bytes());
-        let opened =
-            sys::open(name, flags).map_err(|errno| Error::sys("open", name.to_bytes(), errno))?;
+        let opened = sys::open(leak(path.as_os_str().as_bytes()), flags)?;
         match self.context.tasks.iter_mut().find(|slot| slot.is_none()) {
             Some(slot) if !v2 => *slot = Some(opened),
             _ => self.cgroup = Some(opened),
@@ -455,7 +465,9 @@ impl Supervisor<'_> {
         self.context.tasks = [const { None }; 6];
         if let (false, Some(group)) = (placed, self.plan.cgroups.iter().find(|group| group.v2)) {
             let pid = pid.as_raw_pid().to_string();
-            cgroup::write(&group.path.join("cgroup.procs"), &pid)?;
+            let file = group.path.join("cgroup.procs");
+            cgroup::write(&file, &pid)
+                .map_err(|errno| Error::sys("write", file.as_os_str().as_bytes(), errno))?;
         }
         self.held.opening = None;
         // What only the container needs is closed here, so that end of file means what it should.

@@ -69,13 +69,16 @@ pub fn record(spec: &Spec, cgroups: &Choice) -> Vec<u8> {
     text.bytes()
 }
 
-/// The container's cgroups.
+/// The container's cgroups, the one of `mini pause` last. Everything in them is going to be killed: what has not its name, in
+/// a record that was cut short, is not one.
 pub fn cgroups(record: &Record) -> Vec<PathBuf> {
-    let paths = [record.all("freezer"), record.all("cgroup")].concat();
-    paths
+    let paths = [record.all("cgroup"), record.all("freezer")].concat();
+    let mut paths: Vec<PathBuf> = paths
         .iter()
-        .map(|path| OsStr::from_bytes(path).into())
-        .collect()
+        .map(|it| OsStr::from_bytes(it).into())
+        .collect();
+    paths.retain(|path| path.ends_with(format!("mini-{}", record.id)));
+    paths
 }
 
 /// Writes the record, with what is not known when a plan is made: now, and this process. The name must be nobody's that

@@ -5,6 +5,7 @@
 //! its limits decide (on version 1 each costs the start some 60 us). Processor time is then taken from /proc (proc(5)).
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::state;
 /// What is counted: its name in JSON, and where it stands in version 2 and in version 1. A file alone is one number; behind
 /// a colon is the name in front of the number, behind a `*` what is in front of each that is to be added.
 #[rustfmt::skip]
-const FIGURES: [(&str, &str, &str); 12] = [
+const FIGURES: [(&str, &str, &str); 13] = [
     ("memory", "memory.current", "memory.usage_in_bytes"),
     ("memory_peak", "memory.peak", "memory.max_usage_in_bytes"),
     ("memory_limit", "memory.max", "memory.limit_in_bytes"),
@@ -29,6 +30,7 @@ const FIGURES: [(&str, &str, &str); 12] = [
     ("read_bytes", "io.stat* rbytes=", "blkio.throttle.io_service_bytes* Read "),
     ("written_bytes", "io.stat* wbytes=", "blkio.throttle.io_service_bytes* Write "),
     ("oom_kills", "memory.events:oom_kill", "memory.oom_control:oom_kill"),
+    ("oom_group_kills", "memory.events:oom_group_kill", ""),
     ("paused", "cgroup.freeze", "freezer.self_freezing"),
 ];
 const NANOSECONDS: [&str; 2] = ["cpuacct.usage", "cpu.stat:throttled_time"];
@@ -67,7 +69,7 @@ fn number(cgroup: &Path, place: &str) -> Option<u64> {
 /// Microseconds that the processes in a cgroup have run for, with those of their children that are gone.
 fn processor_time(cgroups: &[PathBuf]) -> Option<u64> {
     let mut ticks = 0;
-    for pid in tasks(cgroups.last()?) {
+    for pid in tasks(cgroups.first()?) {
         let text = read(&PathBuf::from(format!("/proc/{pid}/stat")));
         // Fields 14 to 17; behind the name, which is the second and may contain anything, comes the third.
         let after_name = text.rsplit(')').next().unwrap_or_default();
@@ -82,7 +84,14 @@ fn processor_time(cgroups: &[PathBuf]) -> Option<u64> {
 
 /// How a container ended that the kernel killed for its memory; `None` if it did not.
 pub fn out_of_memory(cgroups: &[PathBuf]) -> Option<String> {
-    figure("oom_kills", cgroups).filter(|kills| *kills > 0)?;
+    // Where the container goes whole, there is a count of that (Linux 5.17), and others do not matter.
+    let whole = cgroups
+        .iter()
+        .any(|cgroup| read(&cgroup.join("memory.oom.group")) == "1");
+    let whole = figure("oom_group_kills", cgroups).filter(|_| whole);
+    whole
+        .or_else(|| figure("oom_kills", cgroups))
+        .filter(|kills| *kills > 0)?;
     let mut parts = Vec::new();
     for (what, name) in [("limit", "memory_limit"), ("peak", "memory_peak")] {
         let value = figure(name, cgroups).map(|bytes| format!("{what} {}", binary(bytes)));
@@ -172,20 +181,30 @@ pub fn paused(container: &Record) -> bool {
     figure("paused", &state::cgroups(container)) == Some(1)
 }
 
+fn put(path: PathBuf, text: &str) -> Result<()> {
+    write(&path, text).map_err(|errno| Error::sys("write", path.as_os_str().as_bytes(), errno))
+}
+
 /// Stops every process of a container where it is, or lets it go on.
 pub fn pause(container: &Record, pause: bool) -> Result<()> {
+    if pause && container.text("pid").is_none() {
+        return Err(error!(
+            "container {}: it is still being started",
+            container.id
+        ));
+    }
     let cgroups = state::cgroups(container);
     if let Some(cgroup) = cgroups
         .iter()
         .find(|path| path.join("cgroup.freeze").exists())
     {
-        write(&cgroup.join("cgroup.freeze"), if pause { "1" } else { "0" })?;
+        put(cgroup.join("cgroup.freeze"), if pause { "1" } else { "0" })?;
         let events = cgroup.join("cgroup.events");
         let wanted = if pause { "frozen 1" } else { "frozen 0" };
         return wait(container, &|| read(&events).contains(wanted));
     }
     let freezer = container.text("freezer").map(PathBuf::from);
-    let (Some(freezer), Some(members)) = (freezer, cgroups.last()) else {
+    let (Some(freezer), Some(members)) = (freezer, cgroups.first()) else {
         let error = error!(
             "container {} is in no cgroup that could be stopped",
             container.id
@@ -196,7 +215,7 @@ pub fn pause(container: &Record, pause: bool) -> Result<()> {
     };
     if !pause {
         return match freezer.exists() {
-            true => write(&freezer.join("freezer.state"), "THAWED"),
+            true => put(freezer.join("freezer.state"), "THAWED"),
             false => Ok(()),
         };
     }
@@ -210,8 +229,13 @@ pub fn pause(container: &Record, pause: bool) -> Result<()> {
         }
         _ => {}
     }
+    if !members.exists() {
+        // The container's supervisor removes the freezer last.
+        let _ = fs::remove_dir(&freezer);
+        return Err(error!("container {} has ended", container.id));
+    }
     // Whoever moves into a frozen cgroup is stopped; meanwhile others may have forked.
-    write(&freezer.join("freezer.state"), "FROZEN")?;
+    put(freezer.join("freezer.state"), "FROZEN")?;
     wait(container, &|| {
         let inside = tasks(&freezer);
         let mut outside = tasks(members);

@@ -718,6 +718,7 @@ fn an_error_at_every_step_is_reported_and_undone() {
         "close_range(",
         "rt_sigaction(",
         "umount2(\"/",
+        "rmdir(",
         "remove(",
         "execve(",
         "recv(",

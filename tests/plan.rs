@@ -931,9 +931,11 @@ fn expected(step: &str, id: &str, user: &str) -> Vec<Planned> {
         // Of /proc/self/mem, the last piece.
         let path = string(step);
         let condition = step.ends_with(" if possible");
-        let rest = rest.split_once(", ").unwrap().1;
+        // Without a text it is the record, in which there are times.
+        let rest = rest.split_once(", ").map_or("0 bytes)", |(_, rest)| rest);
         let rest = rest.rsplit_once(')').unwrap().0;
         let (text, length) = match rest.strip_suffix(" bytes") {
+            Some("0") => ("*".to_owned(), "*".to_owned()),
             Some(length) => ("*".to_owned(), length.to_owned()),
             None => (
                 format!("\"{}\"", rest.split('"').nth(1).unwrap()),
