@@ -392,7 +392,8 @@ fn hierarchy(spec: &Spec, mount: &str, own: &str) -> Result<Option<Hierarchy>> {
             }
         }
     }
-    if v2 && hierarchy.controllers.is_empty() {
+    // Of a parent that is not there nothing is known.
+    if v2 && hierarchy.controllers.is_empty() && hierarchy.parent.is_dir() {
         return Ok(None);
     }
     for wanted in &spec.resources {
@@ -427,8 +428,9 @@ impl Hierarchy {
         let mut needs = resources
             .iter()
             .filter(|wanted| !wanted.implied || resources.len() == 1);
-        if let Some(lacking) =
-            needs.find(|wanted| !has.iter().any(|name| name == wanted.limit.controller(true)))
+        if self.why.is_none()
+            && let Some(lacking) =
+                needs.find(|wanted| !has.iter().any(|name| name == wanted.limit.controller(true)))
         {
             let controller = lacking.limit.controller(true);
             let at = show(&self.parent.join("cgroup.controllers"));
@@ -686,10 +688,12 @@ impl Hierarchy {
         let [cpus, memory_nodes] = &self.cpuset;
         file("cpuset.cpus", cpus, false);
         file("cpuset.mems", memory_nodes, false);
+        let is_memory = |name: &str| name == "memory";
         if self.v2
+            && self.controllers.iter().any(|name| is_memory(name))
             && resources
                 .iter()
-                .any(|wanted| wanted.limit.controller(true) == "memory")
+                .any(|wanted| is_memory(wanted.limit.controller(true)))
         {
             // All of the container or nothing (Linux 4.19).
             file("memory.oom.group", "1", true);
@@ -801,3 +805,6 @@ pub fn tasks(path: &Path) -> Vec<i32> {
     pids.retain(|pid| *pid > 0);
     pids
 }
+
+#[cfg(test)]
+mod tests;

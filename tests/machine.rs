@@ -6,6 +6,8 @@
 //! A machine is booted once and all checks run in it, one after the other (tests/machine/init): booting takes seconds,
 //! as the processor is emulated.
 
+#[path = "machine/limits.rs"]
+mod limits;
 mod support;
 use std::collections::BTreeMap;
 use std::fs;

@@ -52,6 +52,27 @@ fn machine() -> Host {
     }
 }
 
+/// Cgroups of version 1, each controller for itself.
+fn separate() -> Cgroups {
+    let hierarchy = |name: &str| Hierarchy {
+        v2: false,
+        parent: format!("/sys/fs/cgroup/{name}").into(),
+        controllers: vec![name.to_owned()],
+        enabled: Vec::new(),
+        why: None,
+        ceilings: Vec::new(),
+        cpuset: match name {
+            "cpuset" => ["0-3".into(), "0".into()],
+            _ => Default::default(),
+        },
+    };
+    let names = ["cpu", "cpuset", "memory", "blkio", "freezer", "pids"];
+    Cgroups {
+        hierarchies: names.map(hierarchy).into(),
+        ..unified()
+    }
+}
+
 /// Cgroups of version 2 as they are on a machine with systemd.
 fn unified() -> Cgroups {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
@@ -338,4 +359,16 @@ fn defaults_give_way_and_say_so() {
         assert!(error.is_err(), "{option}: {note}");
     }
     assert_eq!(plan(&spec("run x"), &machine()).unwrap().notes, [""; 0]);
+}
+
+#[test]
+fn every_limit_by_cgroups_of_either_version() {
+    let line = "run -m 64M --memory-swap 96M --memory-reservation 32M --cpus 1.5 --cpu-weight 200 --cpuset 0-1 --pids-limit 64 \
+                --io-max /dev/sda:rbps=1m,wbps=2m,riops=100,wiops=200 rootfs.tar";
+    golden("limits-2", line, &machine());
+    let host = Host {
+        cgroups: separate(),
+        ..machine()
+    };
+    golden("limits-1", line, &host);
 }

@@ -108,7 +108,11 @@ fn one(words: &[&str]) -> Outcome {
                 "2" => ("cgroup2", ""),
                 _ => ("cgroup", controller),
             };
-            mount("none", "/mnt", kind, 0, data)?;
+            match mount("none", "/mnt", kind, 0, data) {
+                // An attack before this one has done so.
+                Err(error) if error.raw_os_error() == Some(16) => {}
+                result => drop(result?),
+            }
             fs::write(format!("/mnt/{file}"), value).map(|()| "ok")
         }
         ["bind", source, target] => mount(source, target, "", 0x1000, ""),
