@@ -1226,6 +1226,12 @@ fn compare(bench: &Bench, mini: &str, rest: &[&str], user: bool) {
         let [_, init, command] = &mut planned;
         init.append(command);
     }
+    // What mini is called in ps, before there is a plan.
+    seen[0].retain(|call| {
+        call.arguments
+            .first()
+            .is_none_or(|what| what != "PR_SET_NAME")
+    });
     // A process's number is in the path.
     for call in seen
         .iter_mut()
