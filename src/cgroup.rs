@@ -337,9 +337,13 @@ fn hierarchy(spec: &Spec, mount: &str, own: &str) -> Result<Option<Hierarchy>> {
     let (root, top) = (front.next().unwrap_or("/"), front.next().unwrap_or("/"));
     let v2 = back.starts_with('2');
     let options = back.split(' ').next_back().unwrap_or_default();
-    let known = |name: &&str| LIMITS.iter().any(|limit| limit.controller(v2) == *name);
-    let mut controllers: Vec<&str> = options.split(',').filter(known).collect();
-    controllers.extend(options.split(',').find(|name| *name == FREEZER));
+    // Each file that is looked at costs some microseconds of the start: only what is wanted is.
+    let resources = &spec.resources;
+    let known = |name: &&str| {
+        let mut limits = resources.iter().map(|wanted| wanted.limit);
+        *name == FREEZER || limits.any(|limit| limit.controller(v2) == *name)
+    };
+    let controllers: Vec<&str> = options.split(',').filter(known).collect();
     if controllers.is_empty() && !v2 {
         return Ok(None);
     }
@@ -478,7 +482,8 @@ impl Hierarchy {
         let numbers = [Unit::Bytes, Unit::Swap, Unit::Quota, Unit::Tasks];
         // Soft limits of version 1 do not bind what is below.
         let soft = limit.file(self.v2) == "memory.soft_limit_in_bytes";
-        if !numbers.contains(&limit.unit) || soft {
+        let has = (self.controllers.iter()).any(|name| name == limit.controller(self.v2));
+        if !numbers.contains(&limit.unit) || soft || !has {
             return least;
         }
         let above = self
@@ -490,9 +495,11 @@ impl Hierarchy {
             let mut words = text.split_ascii_whitespace().map(|word| word.parse().ok());
             if let Some(Some(number)) = words.next() {
                 let old = || read(&path.join("cpu.cfs_period_us")).parse().ok();
-                let period = words.next().flatten().or_else(old).unwrap_or(100_000);
                 least = least.min(match limit.unit {
-                    Unit::Quota => u64::saturating_mul(number, 100_000) / u64::max(period, 1),
+                    Unit::Quota => {
+                        let period = words.next().flatten().or_else(old).unwrap_or(100_000);
+                        u64::saturating_mul(number, 100_000) / u64::max(period, 1)
+                    }
                     _ => number,
                 });
             }

@@ -8,7 +8,7 @@ use super::support::{Output, guest};
 /// With the guest (tests/guest).
 const RUN: &str = "mini run -v /images/guest:/guest:ro";
 /// Waits until the container that writes to /tmp/said has said this.
-const SAID: &str = "said() { for i in $(seq 300); do grep -q $1 /tmp/said && return; sleep 0.1; done; echo not $1; }\n";
+const SAID: &str = "said() { for i in $(seq 300); do grep -qs $1 /tmp/said && return; sleep 0.1; done; echo not $1; }\nrm -f /tmp/said\n";
 const KILLED: &str = "mini: killed: out of memory (limit 64 MiB, peak 64 MiB)\n";
 
 /// The number behind a word that a line begins with.
