@@ -11,8 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use linux_raw_sys::general as raw;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -210,25 +209,6 @@ impl Processes {
         self.init.signal(signal)?;
         self.supervisor.signal(raw::SIGCONT as i32)
     }
-
-    /// Waits so many seconds for the first process to end; whether it has ended.
-    fn end_within(&self, container: &Record, seconds: u32) -> bool {
-        if let Some(pidfd) = &self.init.pidfd {
-            let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-            let time = Timespec {
-                tv_sec: seconds.into(),
-                tv_nsec: 0,
-            };
-            return poll(&mut fds, Some(&time)).unwrap_or(1) > 0;
-        }
-        for _ in 0..u64::from(seconds) * 50 {
-            if !state::runs(container) {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        false
-    }
 }
 
 fn ended(container: &Record) -> Error {
@@ -253,7 +233,11 @@ fn stop(run: &Path, container: &Record, seconds: Option<u32>) -> Result<()> {
     if let Some(processes) = Processes::of(container)? {
         let signal = number("stop-signal").unwrap_or(raw::SIGTERM);
         processes.end(container, signal as i32)?;
-        if !processes.end_within(container, seconds) {
+        let gone = |_| {
+            std::thread::sleep(Duration::from_millis(5));
+            !state::runs(container)
+        };
+        if !(0..u64::from(seconds) * 200).any(gone) {
             processes.end(container, raw::SIGKILL as i32)?;
         }
     }

@@ -323,11 +323,10 @@ pub fn private(base: &Path, name: &str) -> Result<PathBuf> {
 pub fn existing(base: &Path, name: &str) -> Result<Option<PathBuf>> {
     let path = base.join(name);
     match path.symlink_metadata() {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        found => {
-            found.map_err(|error| io("lstat", &path, error))?;
-            private(base, name).map(Some)
-        }
+        Ok(_) => private(base, name).map(Some),
+        // What cannot be looked at need not be empty.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(io("lstat", &path, error)),
+        Err(_) => Ok(None),
     }
 }
 
