@@ -321,12 +321,10 @@ pub fn private(base: &Path, name: &str) -> Result<PathBuf> {
 /// The directory `name` in `base`, if it is there. Both have to be this user's own: in somebody else's, what is found
 /// or removed could be anything.
 pub fn existing(base: &Path, name: &str) -> Result<Option<PathBuf>> {
-    let path = base.join(name);
-    match path.symlink_metadata() {
-        Ok(_) => private(base, name).map(Some),
-        // What cannot be looked at need not be empty.
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(io("lstat", &path, error)),
-        Err(_) => Ok(None),
+    match base.join(name).symlink_metadata() {
+        // What cannot be looked at is somebody else's.
+        Err(error) if error.kind() != ErrorKind::PermissionDenied => Ok(None),
+        _ => private(base, name).map(Some),
     }
 }
 

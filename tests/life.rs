@@ -929,9 +929,8 @@ fn users_see_and_end_their_own_containers_only() {
          mini: \"roots\": no running container (mini ps lists those that are running)\n125\n\
          mini: \"ID\": no running container (mini ps lists those that are running)\n125\n \
          15 125\n \
-         5 mini: \"/tmp/mini-1000\": {other}\n \
-         5 mini: lstat(\"/run/mini/running\"): Permission denied\n \
-         5 mini: lstat(\"/tmp/mini-1000/running\"): Permission denied\nuser 143\nroot 143\n"
+         5 mini: \"/run/mini\": {other}\n \
+         10 mini: \"/tmp/mini-1000\": {other}\nuser 143\nroot 143\n"
     );
     assert_eq!(output.stdout, expected, "{}", output.stderr);
 }
