@@ -198,10 +198,12 @@ pub fn pause(container: &Record, pause: bool) -> Result<()> {
         .iter()
         .find(|path| path.join("cgroup.freeze").exists())
     {
-        put(cgroup.join("cgroup.freeze"), if pause { "1" } else { "0" })?;
+        let freeze = |text| put(cgroup.join("cgroup.freeze"), text);
+        freeze(if pause { "1" } else { "0" })?;
         let events = cgroup.join("cgroup.events");
         let wanted = if pause { "frozen 1" } else { "frozen 0" };
-        return wait(container, &|| read(&events).contains(wanted));
+        return wait(container, &|| read(&events).contains(wanted))
+            .inspect_err(|_| drop(freeze("0")));
     }
     let freezer = container.text("freezer").map(PathBuf::from);
     let (Some(freezer), Some(members)) = (freezer, cgroups.first()) else {
@@ -246,11 +248,13 @@ pub fn pause(container: &Record, pause: bool) -> Result<()> {
         }
         outside.is_empty() && read(&freezer.join("freezer.state")) == "FROZEN"
     })
+    // All or none: of a part that stands still the rest knows nothing.
+    .inspect_err(|_| drop(put(freezer.join("freezer.state"), "THAWED")))
 }
 
-/// Waits until it is so, a second at most.
+/// Waits until it is so, for some seconds at most: on a busy machine each move into the freezer may take many milliseconds.
 pub fn wait(container: &Record, done: &dyn Fn() -> bool) -> Result<()> {
-    for _ in 0..200 {
+    for _ in 0..1000 {
         if done() {
             return Ok(());
         }

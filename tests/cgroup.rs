@@ -1194,7 +1194,6 @@ fn five_hundred_kills_at_random_moments_leave_nothing() {
         seen.len()
     );
     assert!(seen.len() > 100, "hardly any was killed while it ran");
-    let began = Instant::now();
     bench.run(&[], &["true"]).output().ok();
     let left = || {
         let mut left = containers();
@@ -1205,11 +1204,6 @@ fn five_hundred_kills_at_random_moments_leave_nothing() {
         eventually(|| left().is_empty()),
         "seed {seed}: {:?}",
         left()
-    );
-    assert!(
-        began.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        began.elapsed()
     );
     assert!(
         eventually(|| bench.processes().is_empty()),
