@@ -336,6 +336,7 @@ fn a_container_without_its_supervisor_does_not_run() {
     for _ in 0..3 {
         die();
         assert_eq!(ps(&bench, &["-q"]), "");
+        assert!(eventually(|| bench.processes().is_empty()));
         let id = die();
         // What cannot be removed yet would be left to a process that is not held up.
         assert!(eventually(|| bench.processes().is_empty()));

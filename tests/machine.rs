@@ -15,6 +15,7 @@ use std::os::unix::fs::symlink;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use support::qemu::{Kernel, numbers};
 use support::{Output, have, have_program, is_core, rootfs};
@@ -58,7 +59,13 @@ impl Machine {
         let busybox = rootfs(kernel.target().1)?;
         kernel.mini()?;
         let kind = if in_memory { "memory" } else { "disk" };
-        let name = format!("{series}{architecture}-{kind}-{}", std::process::id());
+        // Two tests may have the same machine at a time.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!(
+            "{series}{architecture}-{kind}-{}-{number}",
+            std::process::id()
+        );
         let dir = format!("/var/tmp/mini-test-machine-{name}");
         fs::create_dir(&dir).unwrap();
         Some(Machine {
