@@ -8,7 +8,6 @@
 //!     identity 800-1f2a-…         of the file, to tell whether it is still the same
 //!     layer /srv/site.tar         each --layer, the lowest first, with its identity
 //!     userxattr yes               what the container's overlay was mounted with
-//!
 
 use std::ffi::OsStr;
 use std::fs::File;
