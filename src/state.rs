@@ -12,10 +12,11 @@
 //!     cgroup /sys/fs/cgroup/pids/mini-ID       each of its cgroups
 //!     freezer /sys/fs/cgroup/freezer/mini-ID   the one that `mini pause` makes on version 1
 //!
-//!     pid 4712                                 its first process, once that has been told to go on
+//!     pid 4712                                 its first process, before that is told to go on
 //!     status 0                                 the status it ended with, if the supervisor could say so
 //!
-//! All but the last two is written before the container is made. What a dead supervisor left the next command removes ([`sweep`]).
+//! All but the last two is written before the container is made. What a dead supervisor left the next command removes
+//! ([`sweep`]).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
