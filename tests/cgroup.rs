@@ -806,8 +806,14 @@ fn stats_are_what_the_files_and_the_guest_say() {
         let text = file(&bench, controller, from);
         assert_eq!(stats_now[name], text, "{name}");
     };
-    same("memory", "memory", "memory.usage_in_bytes");
-    same("memory_peak", "memory", "memory.max_usage_in_bytes");
+    // Each processor has up to 64 pages charged in advance, which the kernel gives back whenever it likes.
+    let near = |name: &str, from: &str| {
+        let (said, read) = (number(name), file(&bench, "memory", from));
+        let read: u64 = read.parse().unwrap();
+        assert!(said.abs_diff(read) <= MIB, "{name}: {said}, {from}: {read}");
+    };
+    near("memory", "memory.usage_in_bytes");
+    near("memory_peak", "memory.max_usage_in_bytes");
     same("memory_limit", "memory", "memory.limit_in_bytes");
     same("pids", "pids", "pids.current");
     same("pids_limit", "pids", "pids.max");
@@ -844,12 +850,15 @@ fn stats_are_what_the_files_and_the_guest_say() {
             .collect::<Vec<_>>()
     );
     let id = id(&bench);
-    let mib = format!("{}", memory >> 20);
-    assert_eq!(lines[1][..4], [&id, "box", "running", &mib], "{table}");
+    assert_eq!(lines[1][..3], [&id, "box", "running"], "{table}");
+    let mib: u64 = lines[1][3].parse().unwrap();
+    assert!(mib.abs_diff(memory >> 20) <= 1, "{table}");
     assert!(table.contains(" 64 MiB "), "{table}");
     assert_eq!(lines.len(), 2);
     for wanted in [id.as_str(), &id[..6], "box"] {
-        assert_eq!(bench.mini(&["stats", wanted]).output().ok(), table);
+        let table = bench.mini(&["stats", wanted]).output().ok();
+        let line = table.lines().nth(1).unwrap();
+        assert!(line.starts_with(&id), "{table}");
     }
     let line = bench.mini(&["stats", "none"]).output().one_line(125);
     assert_eq!(
