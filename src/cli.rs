@@ -4,6 +4,9 @@
 //! `--option=value` nor `-it`. So the arguments are brought into its form first ([`normalise`]): options up to
 //! ROOTFS go to argh, ROOTFS and the command stay bytes.
 
+#[cfg(feature = "life")]
+pub mod life;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -16,11 +19,12 @@ use crate::cgroup::{self, Wanted};
 use crate::error::{Error, Result, error};
 #[cfg(feature = "images")]
 use crate::image::Config;
-use crate::life::Query;
 use crate::seccomp::Seccomp;
 #[cfg(feature = "images")]
 use crate::spec::Rootfs;
 use crate::spec::{self, Restart, Spec, Store, Upper, Userns};
+#[cfg(feature = "life")]
+use life::Life;
 
 /// What to do, with everything in it validated.
 pub enum Action {
@@ -37,26 +41,12 @@ pub enum Action {
         spec: Option<Box<Spec>>,
         json: bool,
     },
+    #[cfg(feature = "life")]
     Life(Life, Vec<String>),
     #[cfg(feature = "images")]
     Images(Images),
     /// Text for standard output: help or version.
     Print(String),
-}
-
-/// What to do with running containers, whose names or ids stand beside it.
-pub enum Life {
-    Ps(Query),
-    /// What they use; of all if none is named.
-    Stats {
-        json: bool,
-    },
-    /// Stops them where they are, or lets them go on.
-    Pause(bool),
-    Kill(i32),
-    /// Gives them so many seconds.
-    Stop(Option<u32>),
-    Wait,
 }
 
 /// What to do with images under names, and with what containers have left.
@@ -135,13 +125,20 @@ enum Command {
     Init(#[allow(dead_code)] Init),
     Up(#[allow(dead_code)] Up),
     Check(Check),
-    Ps(PsCommand),
-    Stats(StatsCommand),
-    Pause(#[allow(dead_code)] PauseCommand),
-    Unpause(#[allow(dead_code)] UnpauseCommand),
-    Kill(KillCommand),
-    Stop(StopCommand),
-    Wait(#[allow(dead_code)] WaitCommand),
+    #[cfg(feature = "life")]
+    Ps(life::PsCommand),
+    #[cfg(feature = "life")]
+    Stats(life::StatsCommand),
+    #[cfg(feature = "life")]
+    Pause(#[allow(dead_code)] life::PauseCommand),
+    #[cfg(feature = "life")]
+    Unpause(#[allow(dead_code)] life::UnpauseCommand),
+    #[cfg(feature = "life")]
+    Kill(life::KillCommand),
+    #[cfg(feature = "life")]
+    Stop(life::StopCommand),
+    #[cfg(feature = "life")]
+    Wait(#[allow(dead_code)] life::WaitCommand),
     #[cfg(feature = "images")]
     Import(ImportCommand),
     #[cfg(feature = "images")]
@@ -408,90 +405,6 @@ struct Check {
     #[allow(dead_code)]
     #[argh(positional, arg_name = "run OPTIONS ROOTFS")]
     run: Vec<String>,
-}
-
-/// Lists the containers that are running.
-#[derive(FromArgs)]
-#[argh(
-    subcommand,
-    name = "ps",
-    help_triggers("-h", "--help"),
-    example = "mini ps\nmini stop $(mini ps -q --filter label=role=web)"
-)]
-struct PsCommand {
-    /// print the ids alone
-    #[argh(switch, short = 'q')]
-    quiet: bool,
-    /// for programs
-    #[argh(switch)]
-    json: bool,
-    /// only those with name=PART, status=running, paused or starting, label=KEY or label=KEY=VALUE; repeatable
-    #[argh(option)]
-    filter: Vec<String>,
-}
-
-/// Sends a signal to the commands of running containers.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "kill", help_triggers("-h", "--help"))]
-struct KillCommand {
-    /// which one, by name or number (default: KILL, which ends the whole container)
-    #[argh(option, short = 's')]
-    signal: Option<String>,
-    #[allow(dead_code)]
-    #[argh(positional, arg_name = "ID")]
-    containers: Vec<String>,
-}
-
-/// Ends running containers: the stop signal, and after some seconds SIGKILL. Returns when nothing is left of them.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "stop", help_triggers("-h", "--help"))]
-struct StopCommand {
-    /// seconds until SIGKILL (default: the container's --stop-timeout, else 10)
-    #[argh(option, short = 't')]
-    time: Option<String>,
-    #[allow(dead_code)]
-    #[argh(positional, arg_name = "ID")]
-    containers: Vec<String>,
-}
-
-/// Waits until containers have ended, and prints the exit status of each.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "wait", help_triggers("-h", "--help"))]
-struct WaitCommand {
-    #[allow(dead_code)]
-    #[argh(positional, arg_name = "ID")]
-    containers: Vec<String>,
-}
-
-/// Shows what running containers use: memory, processor time and how long limits held it back, processes, bytes read
-/// and written, kills for want of memory. - is not counted by any cgroup of the container.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "stats", help_triggers("-h", "--help"))]
-struct StatsCommand {
-    /// for programs: bytes and microseconds
-    #[argh(switch)]
-    json: bool,
-    #[allow(dead_code)]
-    #[argh(positional, arg_name = "ID")]
-    containers: Vec<String>,
-}
-
-/// Stops every process of running containers where it is.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "pause", help_triggers("-h", "--help"))]
-struct PauseCommand {
-    #[allow(dead_code)]
-    #[argh(positional, arg_name = "ID")]
-    containers: Vec<String>,
-}
-
-/// Lets paused containers go on.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "unpause", help_triggers("-h", "--help"))]
-struct UnpauseCommand {
-    #[allow(dead_code)]
-    #[argh(positional, arg_name = "ID")]
-    containers: Vec<String>,
 }
 
 /// Gives an image a name. What it consists of is copied into the store, each part once; the file is not needed any
@@ -861,32 +774,18 @@ fn parse_as(arguments: Vec<OsString>, line: bool) -> Result<Action> {
             }),
             _ => Err(Error::new("check: only mini run can be checked")),
         },
-        Command::Ps(ps) => life(Life::Ps(ps.query()?), rest),
-        Command::Stats(StatsCommand { json, .. }) => life(Life::Stats { json }, rest),
-        Command::Pause(_)
-        | Command::Unpause(_)
-        | Command::Kill(_)
-        | Command::Stop(_)
-        | Command::Wait(_)
-            if rest.is_empty() =>
-        {
-            Err(error!("{command}: no container given"))
-        }
-        Command::Pause(_) => life(Life::Pause(true), rest),
-        Command::Unpause(_) => life(Life::Pause(false), rest),
-        Command::Kill(kill) => {
-            let signal = given(&kill.signal, |text| spec::signal("--signal", text))?;
-            life(Life::Kill(signal.unwrap_or(raw::SIGKILL as i32)), rest)
-        }
-        Command::Stop(stop) => {
-            let seconds = given(&stop.time, |text| seconds("--time", text))?;
-            life(Life::Stop(seconds), rest)
-        }
-        Command::Wait(_) => life(Life::Wait, rest),
         Command::Up(_) => Ok(Action::Up(rest.remove(0).into())),
         Command::Init(_) => Ok(Action::Init(
             rest.into_iter().map(OsStringExt::into_vec).collect(),
         )),
+        #[cfg(feature = "life")]
+        Command::Ps(_)
+        | Command::Stats(_)
+        | Command::Pause(_)
+        | Command::Unpause(_)
+        | Command::Kill(_)
+        | Command::Stop(_)
+        | Command::Wait(_) => life::action(mini.command, &command, rest),
         #[cfg(feature = "images")]
         other => images(other, rest).map(Action::Images),
     }
@@ -935,10 +834,7 @@ fn images(command: Command, mut rest: Vec<OsString>) -> Result<Images> {
     })
 }
 
-fn life(what: Life, rest: Vec<OsString>) -> Result<Action> {
-    Ok(Action::Life(what, texts(rest)?))
-}
-
+#[cfg(any(feature = "images", feature = "life"))]
 fn texts(rest: Vec<OsString>) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     for text in rest {
@@ -961,28 +857,6 @@ fn usage(command: &str, output: &str) -> Error {
     // It may repeat what was typed.
     let text = crate::error::escape(text.join(" ").as_bytes());
     Error::new(&text).hint(&format!("see mini {help}--help"))
-}
-
-impl PsCommand {
-    fn query(self) -> Result<Query> {
-        let mut filters = Vec::new();
-        for filter in self.filter {
-            match filter.split_once('=') {
-                Some((key @ ("name" | "status" | "label"), value)) => {
-                    filters.push((key.to_owned(), value.to_owned()));
-                }
-                _ => {
-                    let what = "not name=PART, status=STATUS or label=KEY[=VALUE]";
-                    return Err(spec::invalid("--filter", &filter, what));
-                }
-            }
-        }
-        Ok(Query {
-            quiet: self.quiet,
-            json: self.json,
-            filters,
-        })
-    }
 }
 
 impl Run {
@@ -1223,8 +1097,8 @@ mod tests {
         for command in COMMANDS {
             let help = match parse(vec![command.into(), "--help".into()]) {
                 Ok(Action::Print(help)) => help,
-                // Those about images are not in the core.
-                Err(error) if !cfg!(feature = "images") && error.contains("Unrecognized") => {
+                // Those about images and about others' containers are not in the core.
+                Err(error) if !cfg!(feature = "life") && error.contains("Unrecognized") => {
                     continue;
                 }
                 _ => panic!("no help"),

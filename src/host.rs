@@ -130,6 +130,7 @@ pub struct Subordinate {
 }
 
 /// Below which the directories of this user's running containers are.
+#[cfg(feature = "life")]
 pub fn run() -> Result<PathBuf> {
     let sets = capabilities(None).map_err(|errno| Error::sys("capget", "", errno))?;
     let admin = sets.effective.contains(CapabilitySet::SYS_ADMIN);

@@ -1,4 +1,4 @@
-//! The life of containers that others have started: `mini ps`, `kill`, `stop`, `wait`.
+//! The life of containers that others have started: `mini ps`, `stats`, `kill`, `stop`, `wait`.
 //!
 //! pidfd_open(2) (Linux 5.3), pidfd_send_signal(2) (5.1), flock(2). There is no daemon to ask: what is known stands in each
 //! container's record (`state.rs`), and whether it runs, its supervisor's lock says. A signal goes to the container's
@@ -18,13 +18,14 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use container::sys;
 
-use crate::cli::Life;
+use crate::cli::life::Life;
 use crate::error::{Error, Result, error, escape};
 use crate::host;
 use crate::output::{join, or_null, string, table};
+use crate::pause;
 use crate::record::{RECORD, Record};
 use crate::state;
-use crate::stats;
+use crate::stats::{FIGURES, binary, figure};
 use crate::store;
 
 /// What `mini ps` is to show.
@@ -41,7 +42,7 @@ pub fn run(what: Life, containers: &[String]) -> Result<u8> {
     state::sweep(&run)?;
     let mut text = match &what {
         Life::Ps(query) => ps(&run, query)?,
-        Life::Stats { json } => stats::stats(&run, containers, *json)?,
+        Life::Stats { json } => stats(&run, containers, *json)?,
         _ => String::new(),
     };
     let mut found = Vec::new();
@@ -53,7 +54,7 @@ pub fn run(what: Life, containers: &[String]) -> Result<u8> {
     let mut result = Ok(0);
     for container in found {
         let done = container.and_then(|(container, record)| match what {
-            Life::Pause(pause) => stats::pause(&container, pause),
+            Life::Pause(stand) => pause::pause(&container, stand),
             Life::Kill(signal) => kill(&container, signal),
             Life::Stop(seconds) => stop(&run, &container, seconds),
             _ => wait(container, record).map(|status| text.extend([&status, "\n"])),
@@ -79,7 +80,7 @@ fn ps(run: &Path, query: &Query) -> Result<String> {
         let name = container.text("name");
         let pid = container.number("pid");
         let status = match pid {
-            _ if stats::paused(&container) => "paused",
+            _ if pause::paused(&container) => "paused",
             None => "starting",
             _ => "running",
         };
@@ -134,6 +135,74 @@ fn ps(run: &Path, query: &Query) -> Result<String> {
         Query { json: true, .. } => join(["[", "]\n"], &objects),
         Query { quiet: true, .. } => ids,
         _ => table(["ID", "NAME", "IMAGE", "COMMAND", "STATUS", "UP"], rows),
+    })
+}
+
+/// What the containers of these names or ids use, or all if there are none.
+fn stats(run: &Path, wanted: &[String], json: bool) -> Result<String> {
+    let mut containers = Vec::new();
+    match wanted {
+        [] => containers = state::running(run)?,
+        _ => {
+            for wanted in wanted {
+                containers.push(state::find(run, wanted)?);
+            }
+        }
+    }
+    let (mut rows, mut objects) = (Vec::new(), Vec::new());
+    for container in containers {
+        let (cgroups, name) = (state::cgroups(&container), container.text("name"));
+        let mut members = vec![format!("\"id\":{}", string(container.id.as_bytes()))];
+        let quoted = or_null(&name, |name| string(name.as_bytes()));
+        members.push(format!("\"name\":{quoted}"));
+        for (name, ..) in FIGURES {
+            let value = figure(name, &cgroups);
+            let value = or_null(&value, u64::to_string);
+            members.push(format!("\"{name}\":{value}"));
+        }
+        objects.push(join(["{", "}"], &members));
+        let show =
+            |name, how: fn(u64) -> String| figure(name, &cgroups).map_or("-".to_owned(), how);
+        let count = |number: u64| number.to_string();
+        let seconds = |us: u64| format!("{}.{:02} s", us / 1_000_000, us / 10_000 % 100);
+        let state = match figure("paused", &cgroups) {
+            Some(1) => "paused",
+            _ => "running",
+        };
+        rows.push([
+            container.id.clone(),
+            name.unwrap_or_default(),
+            state.to_owned(),
+            show("memory", binary),
+            show("memory_peak", binary),
+            show("memory_limit", binary),
+            show("cpu_usec", seconds),
+            show("throttled_usec", seconds),
+            show("pids", count),
+            show("pids_limit", count),
+            show("read_bytes", crate::progress::size),
+            show("written_bytes", crate::progress::size),
+            show("oom_kills", count),
+        ]);
+    }
+    let heads = [
+        "ID",
+        "NAME",
+        "STATE",
+        "MEMORY",
+        "PEAK",
+        "LIMIT",
+        "CPU",
+        "THROTTLED",
+        "PIDS",
+        "LIMIT",
+        "READ",
+        "WRITTEN",
+        "OOM KILLS",
+    ];
+    Ok(match json {
+        true => join(["[", "]\n"], &objects),
+        false => table(heads, rows),
     })
 }
 
@@ -205,7 +274,7 @@ impl Processes {
     /// Sends a signal that is to end the container. What is paused, or stopped as by Ctrl-Z, goes on: it could not end.
     fn end(&self, container: &Record, signal: i32) -> Result<()> {
         // It need not be in a cgroup that could be paused.
-        let _ = stats::pause(container, false);
+        let _ = pause::pause(container, false);
         self.init.signal(signal)?;
         self.supervisor.signal(raw::SIGCONT as i32)
     }
@@ -243,7 +312,7 @@ fn stop(run: &Path, container: &Record, seconds: Option<u32>) -> Result<()> {
     }
     await_end(container)?;
     // A supervisor that was killed has left it; one that was not leaves a cgroup whose processes are still ending.
-    stats::wait(container, &|| {
+    pause::wait(container, &|| {
         !container.directory.exists() || state::swept(run).is_err()
     })
 }

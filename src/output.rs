@@ -1,6 +1,7 @@
 //! What commands print: tables, and JSON as it is written.
 
 /// Rows below their heads, in columns two spaces apart.
+#[cfg(any(feature = "images", feature = "life"))]
 pub fn table<const N: usize>(heads: [&str; N], mut rows: Vec<[String; N]>) -> String {
     rows.insert(0, heads.map(str::to_owned));
     let rows: Vec<&[String]> = rows.iter().map(|row| row.as_slice()).collect();
@@ -8,6 +9,7 @@ pub fn table<const N: usize>(heads: [&str; N], mut rows: Vec<[String; N]>) -> St
 }
 
 /// There is one copy of this.
+#[cfg(any(feature = "images", feature = "life"))]
 fn columns(rows: &[&[String]]) -> String {
     let mut widths = vec![0; rows[0].len()];
     for row in rows {
@@ -54,6 +56,7 @@ pub fn join(brackets: [&str; 2], items: &[String]) -> String {
 }
 
 /// What is not known is null.
+#[cfg(feature = "life")]
 pub fn or_null<T>(value: &Option<T>, show: impl Fn(&T) -> String) -> String {
     value.as_ref().map_or("null".into(), show)
 }

@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Result, error, quote};
+use crate::error::Result;
+#[cfg(any(feature = "images", feature = "life"))]
+use crate::error::{error, quote};
 #[cfg(feature = "images")]
 use crate::store::io;
 use crate::store::{existing, names};
@@ -88,6 +90,7 @@ impl Record {
     }
 
     /// The same as a number.
+    #[cfg(feature = "life")]
     pub fn number(&self, key: &str) -> Option<u64> {
         self.text(key)?.parse().ok()
     }
@@ -108,6 +111,7 @@ pub fn all(base: &Path, name: &str) -> Result<Vec<Record>> {
 
 /// The one of this id, of which the beginning will do, or this name. `what` and `hint` are for the message that there is
 /// none.
+#[cfg(any(feature = "images", feature = "life"))]
 pub fn pick(records: Vec<Record>, wanted: &str, what: &str, hint: &str) -> Result<Record> {
     let (mut best, mut many, mut found) = (0, false, None);
     for record in records {

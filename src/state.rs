@@ -106,6 +106,7 @@ pub fn write(directory: &Directory, name: Option<&str>, text: &[u8]) -> Result<(
 }
 
 /// Those whose supervisors live.
+#[cfg(feature = "life")]
 pub fn running(run: &Path) -> Result<Vec<Record>> {
     let mut records = record::all(run, "running")?;
     // Nobody tries meanwhile whether a lock can be had, and has it for that moment. Without a record there is nothing to
@@ -128,6 +129,7 @@ pub fn runs(container: &Record) -> bool {
 }
 
 /// The running container of this id, of which the beginning will do, or this name.
+#[cfg(feature = "life")]
 pub fn find(run: &Path, wanted: &str) -> Result<Record> {
     let hint = "mini ps lists those that are running";
     record::pick(running(run)?, wanted, "running container", hint)

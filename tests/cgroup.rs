@@ -10,7 +10,7 @@ use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use support::{Bench, Run, Running, eventually, guest, have, have_program, mini};
+use support::{Bench, Run, Running, eventually, guest, have, have_program, is_core, mini};
 
 const MIB: u64 = 1 << 20;
 
@@ -39,6 +39,14 @@ fn bench(name: &str) -> Option<Bench> {
     });
     let reason = "this machine lacks controllers of version 1";
     have("cgroup1", there == [true; 6], reason).then(|| Bench::new(name))?
+}
+
+/// The same for commands that the core has not.
+fn life_bench(name: &str) -> Option<Bench> {
+    if is_core() {
+        return None;
+    }
+    bench(name)
 }
 
 /// A container that runs the guest, when that has said `text`.
@@ -775,7 +783,9 @@ fn stats(bench: &Bench) -> BTreeMap<String, String> {
 
 #[test]
 fn stats_are_what_the_files_and_the_guest_say() {
-    let Some(bench) = bench("stats") else { return };
+    let Some(bench) = life_bench("stats") else {
+        return;
+    };
     let device = Loop::new(&bench);
     let rates = format!("{}:rbps=1g", device.0);
     let options = [
@@ -871,7 +881,9 @@ fn stats_are_what_the_files_and_the_guest_say() {
 
 #[test]
 fn stats_of_time_and_devices() {
-    let Some(bench) = bench("time") else { return };
+    let Some(bench) = life_bench("time") else {
+        return;
+    };
     let device = Loop::new(&bench);
     let (rates, node) = (
         format!("{}:rbps=1g", device.0),
@@ -930,7 +942,7 @@ fn stats_of_time_and_devices() {
 
 #[test]
 fn what_is_not_counted_is_unknown() {
-    let Some(bench) = bench("unknown") else {
+    let Some(bench) = life_bench("unknown") else {
         return;
     };
     for (options, pids) in [(&[][..], "2"), (&["--pids-limit", "-1"], "null")] {
@@ -958,7 +970,9 @@ fn counts(running: &mut Running) -> bool {
 
 #[test]
 fn a_paused_container_stands_still() {
-    let Some(bench) = bench("pause") else { return };
+    let Some(bench) = life_bench("pause") else {
+        return;
+    };
     let mut running = start(&bench, &["--name", "box"], &["counter"], "0");
     let id = id(&bench);
     for wanted in ["box", &id, &id[..5]] {
@@ -989,7 +1003,9 @@ fn a_paused_container_stands_still() {
 
 #[test]
 fn many_processes_are_all_paused() {
-    let Some(bench) = bench("many") else { return };
+    let Some(bench) = life_bench("many") else {
+        return;
+    };
     let script =
         "for i in $(seq 40); do sh -c 'while :; do sleep 0.01; done' & done; echo ready; wait";
     let mut running = bench.run(&[], &["sh", "-c", script]).start();
@@ -1012,7 +1028,9 @@ fn many_processes_are_all_paused() {
 
 #[test]
 fn what_is_paused_and_dead_is_swept_too() {
-    let Some(bench) = bench("dead") else { return };
+    let Some(bench) = life_bench("dead") else {
+        return;
+    };
     let running = start(&bench, &["-m", "64M"], &["counter"], "0");
     let group = own("freezer").join(format!("mini-{}", id(&bench)));
     bench.mini(&["pause", &id(&bench)]).output().ok();
@@ -1027,7 +1045,7 @@ fn what_is_paused_and_dead_is_swept_too() {
 
 #[test]
 fn without_any_cgroup_nothing_can_be_paused() {
-    let Some(bench) = bench("unlimited") else {
+    let Some(bench) = life_bench("unlimited") else {
         return;
     };
     let mut running = start(&bench, &["--pids-limit", "-1"], &["counter"], "0");

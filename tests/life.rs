@@ -26,6 +26,14 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use support::{Bench, Run, Running, eventually, have, have_program, is_core, mini, rootfs};
 
+/// The core has none of these commands.
+fn bench(name: &str) -> Option<Bench> {
+    if is_core() {
+        return None;
+    }
+    Bench::new(name)
+}
+
 const KILL: i32 = 9;
 const TSTP: i32 = 20;
 
@@ -105,9 +113,7 @@ fn has_freezer() -> bool {
 
 #[test]
 fn ps_shows_the_containers_that_run() {
-    let Some(bench) = Bench::new("ps") else {
-        return;
-    };
+    let Some(bench) = bench("ps") else { return };
     let heads = "ID  NAME  IMAGE  COMMAND  STATUS  UP\n";
     assert_eq!(ps(&bench, &[]), heads);
     assert_eq!(ps(&bench, &["-q"]), "");
@@ -191,7 +197,7 @@ fn ps_shows_the_containers_that_run() {
 /// What is not of mini's making: where the image lies, what the command is, labels.
 #[test]
 fn nothing_hostile_breaks_the_table_or_the_json() {
-    let Some(bench) = Bench::new("hostile") else {
+    let Some(bench) = bench("hostile") else {
         return;
     };
     let evil = b"\x1b[2J\n]}\"\\',{\r\t\xe2\x80\xae\xc2\x9b1m\xff\x7f ";
@@ -272,9 +278,7 @@ fn nothing_hostile_breaks_the_table_or_the_json() {
 
 #[test]
 fn ps_while_containers_come_and_go() {
-    let Some(bench) = Bench::new("busy") else {
-        return;
-    };
+    let Some(bench) = bench("busy") else { return };
     thread::scope(|scope| {
         let bench = &bench;
         let runs: Vec<_> = (0..4)
@@ -312,9 +316,7 @@ fn ps_while_containers_come_and_go() {
 
 #[test]
 fn a_container_without_its_supervisor_does_not_run() {
-    let Some(bench) = Bench::new("dead") else {
-        return;
-    };
+    let Some(bench) = bench("dead") else { return };
     if !have_program("strace") {
         return;
     }
@@ -359,9 +361,7 @@ fn a_container_without_its_supervisor_does_not_run() {
 
 #[test]
 fn of_many_containers_of_one_name_one_runs() {
-    let Some(bench) = Bench::new("names") else {
-        return;
-    };
+    let Some(bench) = bench("names") else { return };
     for _ in 0..3 {
         let start = |_| bench.run(&["--name", "same"], &["sleep", "1000"]).start();
         let mut all: Vec<Running> = (0..20).map(start).collect();
@@ -398,9 +398,7 @@ fn of_many_containers_of_one_name_one_runs() {
 
 #[test]
 fn containers_are_found_by_name_id_or_beginning_of_id() {
-    let Some(bench) = Bench::new("find") else {
-        return;
-    };
+    let Some(bench) = bench("find") else { return };
     let mut lambs: Vec<Running> = (0..3)
         .map(|_| Run::new("sleep").args(&["1000"]).start())
         .collect();
@@ -455,9 +453,7 @@ fn containers_are_found_by_name_id_or_beginning_of_id() {
 /// A pid in a record may be another process's by now.
 #[test]
 fn no_other_process_gets_a_signal() {
-    let Some(bench) = Bench::new("reuse") else {
-        return;
-    };
+    let Some(bench) = bench("reuse") else { return };
     let mut innocent = Run::new("sleep").args(&["1000"]).start();
     let this = std::process::id();
     let id = "0123456789ab";
@@ -513,7 +509,7 @@ fn no_other_process_gets_a_signal() {
 
 #[test]
 fn what_is_being_started_is_listed_and_waited_for() {
-    let Some(bench) = Bench::new("starting") else {
+    let Some(bench) = bench("starting") else {
         return;
     };
     if !have_program("strace") {
@@ -549,7 +545,7 @@ fn what_is_being_started_is_listed_and_waited_for() {
 
 #[test]
 fn kill_sends_the_command_a_signal() {
-    let Some(bench) = Bench::new("signals") else {
+    let Some(bench) = bench("signals") else {
         return;
     };
     for options in [&[][..], &["--no-init"], &["--pid", "host"], &["-t"]] {
@@ -593,7 +589,7 @@ fn kill_sends_the_command_a_signal() {
 
 #[test]
 fn kill_without_a_signal_ends_all_of_it() {
-    let Some(bench) = Bench::new("killall") else {
+    let Some(bench) = bench("killall") else {
         return;
     };
     for options in [&[][..], &["--no-init"], &["--pid", "host"], &["-t"]] {
@@ -612,9 +608,7 @@ fn kill_without_a_signal_ends_all_of_it() {
 /// With --no-init a container says itself what its first process is called.
 #[test]
 fn the_name_of_a_process_deceives_nobody() {
-    let Some(bench) = Bench::new("comm") else {
-        return;
-    };
+    let Some(bench) = bench("comm") else { return };
     for name in [") S 1 (", "x) S 1 1 1 1", "\n) S 1"] {
         let script = format!("printf '%s' '{name}' > /proc/self/comm; {POLITE}");
         let running = start(&bench, &["--no-init", "--name", "x"], &script);
@@ -627,9 +621,7 @@ fn the_name_of_a_process_deceives_nobody() {
 
 #[test]
 fn stop_sends_the_stop_signal_and_returns_when_nothing_is_left() {
-    let Some(bench) = Bench::new("stop") else {
-        return;
-    };
+    let Some(bench) = bench("stop") else { return };
     let handler =
         |signal: &str| format!("trap 'echo {signal}; exit 5' {signal}; trap '' TERM; {STUBBORN}");
     for (options, script, status) in [
@@ -660,7 +652,7 @@ fn stop_sends_the_stop_signal_and_returns_when_nothing_is_left() {
 
 #[test]
 fn stop_kills_what_does_not_end_in_time() {
-    let Some(bench) = Bench::new("timeout") else {
+    let Some(bench) = bench("timeout") else {
         return;
     };
     for (timeout, arguments, seconds) in [
@@ -699,7 +691,7 @@ fn stop_kills_what_does_not_end_in_time() {
 
 #[test]
 fn stop_sends_what_the_image_says_or_the_command_line() {
-    let Some(bench) = Bench::new("imagesignal") else {
+    let Some(bench) = bench("imagesignal") else {
         return;
     };
     // The core build reads no images that say so. This one says USR1.
@@ -723,9 +715,7 @@ fn stop_sends_what_the_image_says_or_the_command_line() {
 
 #[test]
 fn what_is_paused_or_stopped_ends_all_the_same() {
-    let Some(bench) = Bench::new("paused") else {
-        return;
-    };
+    let Some(bench) = bench("paused") else { return };
     let paused = |running: &Running| {
         assert!(running.pid() > 1);
         bench.mini(&["pause", "x"]).output().ok();
@@ -764,7 +754,7 @@ fn what_is_paused_or_stopped_ends_all_the_same() {
 
 #[test]
 fn stop_removes_what_a_killed_supervisor_left() {
-    let Some(bench) = Bench::new("stopdead") else {
+    let Some(bench) = bench("stopdead") else {
         return;
     };
     for _ in 0..5 {
@@ -782,9 +772,7 @@ fn stop_removes_what_a_killed_supervisor_left() {
 
 #[test]
 fn wait_prints_the_status_that_each_ended_with() {
-    let Some(bench) = Bench::new("wait") else {
-        return;
-    };
+    let Some(bench) = bench("wait") else { return };
     let start = |name: &str, script: &str| {
         let mut run = bench.run(&["--name", name], &["sh", "-c", script]);
         run.command.stdin(std::process::Stdio::piped());
@@ -836,7 +824,7 @@ fn wait_prints_the_status_that_each_ended_with() {
 
 #[test]
 fn wait_does_not_make_up_a_status() {
-    let Some(bench) = Bench::new("nostatus") else {
+    let Some(bench) = bench("nostatus") else {
         return;
     };
     let running = start(&bench, &["--name", "x"], POLITE);
@@ -853,7 +841,7 @@ fn wait_does_not_make_up_a_status() {
 
 #[test]
 fn what_fails_with_one_container_is_done_with_the_others() {
-    let Some(bench) = Bench::new("several") else {
+    let Some(bench) = bench("several") else {
         return;
     };
     for command in ["kill", "stop", "wait"] {
@@ -900,9 +888,7 @@ fn users(bench: &Bench, script: &str) -> Run {
 
 #[test]
 fn users_see_and_end_their_own_containers_only() {
-    let Some(bench) = Bench::new("users") else {
-        return;
-    };
+    let Some(bench) = bench("users") else { return };
     if !have_program("setpriv") {
         return;
     }
@@ -946,7 +932,7 @@ fn users_see_and_end_their_own_containers_only() {
 /// What another user has put where a user's or root's records would be.
 #[test]
 fn planted_records_are_refused() {
-    let Some(bench) = Bench::new("planted") else {
+    let Some(bench) = bench("planted") else {
         return;
     };
     if !have_program("setpriv") {

@@ -1,0 +1,162 @@
+//! The commands about containers that others have started.
+
+use std::ffi::OsString;
+
+use argh::FromArgs;
+use linux_raw_sys::general as raw;
+
+use super::{Action, Command, given, seconds, texts};
+use crate::error::{Result, error};
+use crate::life::Query;
+use crate::spec;
+
+/// What to do with running containers, whose names or ids stand beside it.
+pub enum Life {
+    Ps(Query),
+    /// What they use; of all if none is named.
+    Stats {
+        json: bool,
+    },
+    /// Stops them where they are, or lets them go on.
+    Pause(bool),
+    Kill(i32),
+    /// Gives them so many seconds.
+    Stop(Option<u32>),
+    Wait,
+}
+
+/// Lists the containers that are running.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "ps",
+    help_triggers("-h", "--help"),
+    example = "mini ps\nmini stop $(mini ps -q --filter label=role=web)"
+)]
+pub struct PsCommand {
+    /// print the ids alone
+    #[argh(switch, short = 'q')]
+    quiet: bool,
+    /// for programs
+    #[argh(switch)]
+    json: bool,
+    /// only those with name=PART, status=running, paused or starting, label=KEY or label=KEY=VALUE; repeatable
+    #[argh(option)]
+    filter: Vec<String>,
+}
+
+/// Sends a signal to the commands of running containers.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "kill", help_triggers("-h", "--help"))]
+pub struct KillCommand {
+    /// which one, by name or number (default: KILL, which ends the whole container)
+    #[argh(option, short = 's')]
+    signal: Option<String>,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
+}
+
+/// Ends running containers: the stop signal, and after some seconds SIGKILL. Returns when nothing is left of them.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "stop", help_triggers("-h", "--help"))]
+pub struct StopCommand {
+    /// seconds until SIGKILL (default: the container's --stop-timeout, else 10)
+    #[argh(option, short = 't')]
+    time: Option<String>,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
+}
+
+/// Waits until containers have ended, and prints the exit status of each.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "wait", help_triggers("-h", "--help"))]
+pub struct WaitCommand {
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
+}
+
+/// Shows what running containers use: memory, processor time and how long limits held it back, processes, bytes read
+/// and written, kills for want of memory. - is not counted by any cgroup of the container.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "stats", help_triggers("-h", "--help"))]
+pub struct StatsCommand {
+    /// for programs: bytes and microseconds
+    #[argh(switch)]
+    json: bool,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
+}
+
+/// Stops every process of running containers where it is.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "pause", help_triggers("-h", "--help"))]
+pub struct PauseCommand {
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
+}
+
+/// Lets paused containers go on.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "unpause", help_triggers("-h", "--help"))]
+pub struct UnpauseCommand {
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
+}
+
+/// What `command` of this name says.
+pub(super) fn action(command: Command, name: &str, rest: Vec<OsString>) -> Result<Action> {
+    let what = match command {
+        Command::Ps(ps) => Life::Ps(ps.query()?),
+        Command::Stats(StatsCommand { json, .. }) => Life::Stats { json },
+        Command::Pause(_)
+        | Command::Unpause(_)
+        | Command::Kill(_)
+        | Command::Stop(_)
+        | Command::Wait(_)
+            if rest.is_empty() =>
+        {
+            return Err(error!("{name}: no container given"));
+        }
+        Command::Pause(_) => Life::Pause(true),
+        Command::Unpause(_) => Life::Pause(false),
+        Command::Kill(kill) => {
+            let signal = given(&kill.signal, |text| spec::signal("--signal", text))?;
+            Life::Kill(signal.unwrap_or(raw::SIGKILL as i32))
+        }
+        Command::Stop(stop) => {
+            let seconds = given(&stop.time, |text| seconds("--time", text))?;
+            Life::Stop(seconds)
+        }
+        Command::Wait(_) => Life::Wait,
+        _ => return Err(error!("{name}: not about running containers")),
+    };
+    Ok(Action::Life(what, texts(rest)?))
+}
+
+impl PsCommand {
+    fn query(self) -> Result<Query> {
+        let mut filters = Vec::new();
+        for filter in self.filter {
+            match filter.split_once('=') {
+                Some((key @ ("name" | "status" | "label"), value)) => {
+                    filters.push((key.to_owned(), value.to_owned()));
+                }
+                _ => {
+                    let what = "not name=PART, status=STATUS or label=KEY[=VALUE]";
+                    return Err(spec::invalid("--filter", &filter, what));
+                }
+            }
+        }
+        Ok(Query {
+            quiet: self.quiet,
+            json: self.json,
+            filters,
+        })
+    }
+}
