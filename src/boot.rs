@@ -280,7 +280,7 @@ impl Job {
 /// Kills the children of a process; returns whether there was one. proc(5), /proc/PID/task/TID/children.
 fn kill_children(parent: i32) -> bool {
     let path = format!("/proc/{parent}/task/{parent}/children");
-    let children = || std::fs::read_to_string(&path).unwrap_or_default();
+    let children = || crate::proc::read(&path).unwrap_or_default();
     let kill = |child: &str| {
         let pid = Pid::from_raw(child.parse().ok()?)?;
         match pidfd_open(pid, PidfdFlags::empty()) {

@@ -67,7 +67,7 @@ pub fn name(parts: &[(&File, u64, Option<u64>)], suffix: &str) -> Result<Option<
 
 /// The first eight digits of what the kernel calls this boot (random(4)); none without CONFIG_SYSCTL.
 fn boot() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let text = crate::proc::read("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.chars().take(8).collect())
 }
 

@@ -9,6 +9,10 @@
 //! - of version 2 in the nearest one above the caller, its own included, that can have children with the controllers:
 //!   one with processes in it cannot, unless it is the root ("no internal processes"). Nobody is moved for it.
 //!
+//! Where systemd runs, that of version 2 is a level deeper, `mini-ID/container`: systemd takes controllers away again that it
+//! has not enabled for the children of its own cgroups, and the limits would go with them; that a cgroup has them
+//! enabled for children of its own the kernel heeds (EBUSY).
+//!
 //! Limits that bind the caller so bind its containers, as far as these rules allow. On version 2 the container is
 //! cloned into its cgroup; on version 1 it moves itself, by `tasks`: writing to cgroup.procs from outside waits for RCU, 5
 //! to 11 ms (FACTS.md §4).
@@ -26,6 +30,7 @@ use rustix::io::Errno;
 use container::sys;
 
 use crate::error::{Error, Result, error, path as show, quote};
+use crate::proc;
 use crate::spec::{self, Spec};
 use crate::store::names;
 
@@ -86,6 +91,9 @@ pub const LIMITS: [Limit; 11] = [
     limit("--io-max", "riops", Unit::Rate, ["io.max", "blkio.throttle.read_iops_device"]),
     limit("--io-max", "wiops", Unit::Rate, ["io.max", "blkio.throttle.write_iops_device"]),
 ];
+
+/// What the cgroup in `mini-ID` is called, if there is one.
+pub const INNER: &str = "container";
 
 /// The controller of version 1 that stops processes.
 const FREEZER: &str = "freezer";
@@ -269,6 +277,8 @@ pub struct Cgroups {
     pub devices: Vec<String>,
     /// The processors that are running, as in 0-3; empty if that is not known.
     pub online: String,
+    /// Whether it manages this machine's cgroups.
+    pub systemd: bool,
 }
 
 /// A hierarchy, and the cgroup in it that the container's would be made in.
@@ -282,6 +292,8 @@ pub struct Hierarchy {
     pub enabled: Vec<String>,
     /// Why no cgroup can be made there.
     pub why: Option<String>,
+    /// Files of the caller's own cgroup with limits that do not bind the container, since that is made beside it.
+    pub left: Vec<PathBuf>,
     /// For each limit wanted: the least that the parent and those above it have in the same file.
     pub ceilings: Vec<u64>,
     /// The parent's processors and memory nodes, which version 1 does not hand down.
@@ -310,13 +322,16 @@ pub fn probe(spec: &Spec) -> Result<Cgroups> {
     if spec.resources.iter().any(processors) {
         cgroups.online = read(Path::new("/sys/devices/system/cpu/online"));
     }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mounts = proc::read("/proc/self/mountinfo").unwrap_or_default();
+    let own = proc::read("/proc/self/cgroup").unwrap_or_default();
     for line in mounts.lines() {
         if let Some(hierarchy) = hierarchy(spec, line, &own)? {
             cgroups.hierarchies.push(hierarchy);
         }
     }
+    // sd_booted(3).
+    cgroups.systemd =
+        cgroups.hierarchies.iter().any(|it| it.v2) && Path::new("/run/systemd/system").is_dir();
     // Nothing else may be asked for but to be in there.
     let tasks = spec
         .resources
@@ -369,6 +384,7 @@ fn hierarchy(spec: &Spec, mount: &str, own: &str) -> Result<Option<Hierarchy>> {
         controllers: controllers.into_iter().map(str::to_owned).collect(),
         enabled: Vec::new(),
         why: None,
+        left: Vec::new(),
         ceilings: Vec::new(),
         cpuset: [String::new(), String::new()],
     };
@@ -395,6 +411,14 @@ fn hierarchy(spec: &Spec, mount: &str, own: &str) -> Result<Option<Hierarchy>> {
                 hierarchy = first.unwrap_or(hierarchy);
             }
         }
+    }
+    if v2 && spec.cgroup_parent.is_none() && hierarchy.parent != mine {
+        let files = spec
+            .resources
+            .iter()
+            .map(|wanted| mine.join(wanted.limit.file(true)));
+        let numbers = |path: &PathBuf| read(path).starts_with(|c: char| c.is_ascii_digit());
+        hierarchy.left = files.filter(numbers).collect();
     }
     // Of a parent that is not there nothing is known.
     if v2 && hierarchy.controllers.is_empty() && hierarchy.parent.is_dir() {
@@ -423,9 +447,12 @@ impl Hierarchy {
             return;
         }
         // What is asked for beyond it would be taken, and not be had.
+        let cpuset = |wanted: &Wanted| wanted.limit.unit == Unit::Processors;
         let effective = |path: &Path| read(&path.join("cpuset.cpus.effective"));
-        let mut above = self.parent.ancestors().map(effective);
-        self.cpuset[0] = above.find(|cpus| !cpus.is_empty()).unwrap_or_default();
+        if resources.iter().any(cpuset) {
+            let mut above = self.parent.ancestors().map(effective);
+            self.cpuset[0] = above.find(|cpus| !cpus.is_empty()).unwrap_or_default();
+        }
         self.controllers = words("cgroup.controllers");
         self.enabled = words("cgroup.subtree_control");
         let (has, enabled) = (self.controllers.clone(), self.enabled.clone());
@@ -516,6 +543,8 @@ pub struct Group {
     /// What has to be written first, to the parent's file, so that its children have the controllers.
     pub enable: Option<(PathBuf, String)>,
     pub files: Vec<LimitFile>,
+    /// Whether the container is in it itself, or in the one that follows.
+    pub entered: bool,
 }
 
 /// A file of a new cgroup and what is written to it.
@@ -540,7 +569,7 @@ pub struct Choice {
 
 /// Decides which cgroups are made for the container `id`. Fails if a limit that was asked for cannot be had.
 pub fn choose(resources: &[Wanted], cgroups: &Cgroups, id: &str) -> Result<Choice> {
-    let (mut choice, name) = (Choice::default(), format!("mini-{id}"));
+    let (mut choice, name) = (Choice::default(), name(id));
     let memory = resources
         .iter()
         .find(|wanted| wanted.limit.option == "--memory");
@@ -598,22 +627,47 @@ pub fn choose(resources: &[Wanted], cgroups: &Cgroups, id: &str) -> Result<Choic
             }
             _ => {}
         }
-        let path = parent.join(&name);
+        let holder = parent.join(&name);
+        let path = match v2 && cgroups.systemd {
+            true => holder.join(INNER),
+            false => holder.clone(),
+        };
         let at = choice
             .groups
             .iter()
             .position(|group| group.path == path)
             .unwrap_or_else(|| {
-                choice.groups.push(hierarchy.group(path.clone(), resources));
+                choice.notes.extend(hierarchy.left.iter().map(|file| {
+                    let file = show(file);
+                    format!(
+                        "{file} does not bind the container: its cgroup is made beside mini's own"
+                    )
+                }));
+                let inner = hierarchy.group(path.clone(), resources);
+                if path != holder {
+                    choice.groups.push(Group {
+                        path: holder.clone(),
+                        enable: hierarchy.enable(resources, parent, &hierarchy.enabled),
+                        files: Vec::new(),
+                        entered: false,
+                        ..inner
+                    });
+                }
+                choice.groups.push(inner);
                 choice.groups.len() - 1
             });
         let device = cgroups.devices.get(index).map_or("", String::as_str);
-        choice.groups[at].files.push(LimitFile {
-            path: path.join(limit.file(v2)),
-            text: limit.value(&amount, v2, memory, device),
-            option,
-            optional: wanted.implied && limit.unit == Unit::Swap,
-        });
+        // What counts only among those in the same parent is needed on both levels.
+        let among = ["cpu.weight", "memory.low"].contains(&limit.file(v2)) && path != holder;
+        for at in [at].into_iter().chain(among.then(|| at - 1)) {
+            let group = &mut choice.groups[at];
+            group.files.push(LimitFile {
+                path: group.path.join(limit.file(v2)),
+                text: limit.value(&amount, v2, memory, device),
+                option,
+                optional: wanted.implied && limit.unit == Unit::Swap,
+            });
+        }
     }
     if !choice.groups.iter().any(|group| group.v2) {
         let mut hierarchies = cgroups.hierarchies.iter();
@@ -661,24 +715,37 @@ impl Cgroups {
 }
 
 impl Hierarchy {
-    /// A cgroup in it, without limits as yet.
-    fn group(&self, path: PathBuf, resources: &[Wanted]) -> Group {
+    /// What enables those controllers for a cgroup's children that they need and have not yet.
+    fn enable(
+        &self,
+        resources: &[Wanted],
+        path: &Path,
+        enabled: &[String],
+    ) -> Option<(PathBuf, String)> {
         let mut missing: Vec<String> = Vec::new();
         for wanted in resources.iter().filter(|_| self.v2) {
             let controller = wanted.limit.controller(true);
             let word = format!("+{controller}");
             let is = |name: &String| name == controller;
             if self.controllers.iter().any(is)
-                && !self.enabled.iter().any(is)
+                && !enabled.iter().any(is)
                 && !missing.contains(&word)
             {
                 missing.push(word);
             }
         }
-        let enable = (
-            self.parent.join("cgroup.subtree_control"),
-            missing.join(" "),
-        );
+        let file = path.join("cgroup.subtree_control");
+        (!missing.is_empty()).then(|| (file, missing.join(" ")))
+    }
+
+    /// A cgroup in it, without limits as yet.
+    fn group(&self, path: PathBuf, resources: &[Wanted]) -> Group {
+        let above = path.parent().unwrap_or(&path);
+        let enabled = match above == self.parent {
+            true => &self.enabled[..],
+            false => &[],
+        };
+        let enable = self.enable(resources, above, enabled);
         let mut files = Vec::new();
         let mut file = |name: &str, text: &str, optional| {
             if !text.is_empty() && (!self.v2 || optional) {
@@ -708,10 +775,16 @@ impl Hierarchy {
         Group {
             v2: self.v2,
             path,
-            enable: Some(enable).filter(|(_, text)| !text.is_empty()),
+            enable,
             files,
+            entered: true,
         }
     }
+}
+
+/// What the cgroup of a container is called.
+pub fn name(id: &str) -> String {
+    format!("mini-{id}")
 }
 
 /// How many processors a list names.
@@ -768,7 +841,7 @@ fn device(path: &Path) -> Result<String> {
 
 /// A file's text without the newline; empty if it cannot be read.
 pub fn read(path: &Path) -> String {
-    let mut text = fs::read_to_string(path).unwrap_or_default();
+    let mut text = proc::read(path).unwrap_or_default();
     text.truncate(text.trim_ascii_end().len());
     text
 }

@@ -115,7 +115,7 @@ fn step_hint(step: &Step, errno: Errno, host: &Host) -> &'static str {
 }
 
 fn sysctl(path: &str) -> Option<i64> {
-    let text = std::fs::read_to_string(format!("/proc/sys/{path}")).ok()?;
+    let text = crate::proc::read(format!("/proc/sys/{path}")).ok()?;
     text.trim_ascii().parse().ok()
 }
 

@@ -22,6 +22,7 @@ use container::sys;
 use crate::cgroup::{self, Cgroups};
 use crate::error::{Error, Result, error};
 use crate::image::Layer;
+use crate::proc;
 use crate::spec::{self, Spec};
 use crate::store::names;
 
@@ -148,7 +149,7 @@ pub fn probe(spec: &Spec) -> Result<Host> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     let version = version(&release);
-    let filesystems = fs::read_to_string("/proc/filesystems").ok();
+    let filesystems = proc::read("/proc/filesystems").ok();
     let listed = |text: &String, name| {
         let mut lines = text.lines();
         lines.any(|line| line.split('\t').nth(1) == Some(name))
@@ -241,10 +242,10 @@ impl Host {
 
 /// How many ids this user namespace maps; all of them in the initial one. 1 where setgroups(2) is denied.
 fn mapped_ids() -> u32 {
-    let Ok(map) = fs::read_to_string("/proc/self/uid_map") else {
+    let Ok(map) = proc::read("/proc/self/uid_map") else {
         return u32::MAX;
     };
-    if fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny")) {
+    if proc::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with("deny")) {
         return 1;
     }
     let mut count: u32 = 0;
@@ -284,7 +285,7 @@ fn idmappable(path: &Path, version: (u32, u32)) -> bool {
 fn on_initial_root(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| fs::metadata(path).map(|status| status.dev()).ok();
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounts = proc::read("/proc/self/mounts").unwrap_or_default();
     let mut roots = mounts.lines().filter(|line| line.contains(" / "));
     device(path) == device(Path::new("/")) && roots.any(|line| line.contains(" rootfs "))
 }

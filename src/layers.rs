@@ -545,7 +545,7 @@ pub fn free(directory: &Path) -> Result<u64> {
 
 /// Bytes of memory that can be had without swapping (proc(5), MemAvailable, Linux 3.14).
 fn available_memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let text = crate::proc::read("/proc/meminfo").unwrap_or_default();
     let (_, rest) = text.split_once("MemAvailable:").unwrap_or_default();
     let (number, _) = rest.split_once(" kB").unwrap_or_default();
     let number = number.trim_ascii().parse().unwrap_or(u64::MAX);

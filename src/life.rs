@@ -23,6 +23,7 @@ use crate::error::{Error, Result, error, escape};
 use crate::host;
 use crate::output::{join, or_null, string, table};
 use crate::pause;
+use crate::proc;
 use crate::record::{RECORD, Record};
 use crate::state;
 use crate::stats::{FIGURES, binary, figure};
@@ -261,12 +262,9 @@ impl Processes {
             let id = &container.id;
             return Err(error!("container {id}: it is still being started"));
         };
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", init.pid.as_raw_pid()));
-        let stat = stat.unwrap_or_default();
-        // The fourth field; behind the name, which is the second, comes the third.
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let parent = after_name.split_ascii_whitespace().nth(1);
-        let parent = parent.and_then(|parent| parent.parse().ok());
+        // The fourth field.
+        let stat = proc::stat(init.pid.as_raw_pid());
+        let parent = stat.get(1).and_then(|parent| parent.parse().ok());
         let its = parent == Some(supervisor.pid.as_raw_pid()) && state::runs(container);
         Ok(its.then_some(Processes { init, supervisor }))
     }

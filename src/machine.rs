@@ -157,7 +157,7 @@ fn cgroups() {
         return;
     }
     attempt(mount("cgroup", top, "tmpfs", SYSTEM, "mode=0755"));
-    let text = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    let text = crate::proc::read("/proc/cgroups").unwrap_or_default();
     for line in text.lines().filter(|line| line.ends_with("\t1")) {
         let name = line.split('\t').next().unwrap_or_default();
         let at = format!("{top}/{name}");
@@ -384,7 +384,7 @@ fn finish(exit: Exit, status: Option<u8>) -> ! {
 
 /// Unmounts what is on disks, the last first; what cannot be, becomes read-only.
 fn detach() {
-    let text = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let text = crate::proc::read("/proc/self/mounts").unwrap_or_default();
     for line in text.lines().rev().filter(|line| line.starts_with("/dev/")) {
         // A backslash and three octal digits stand for a byte.
         let mut bytes = line.split(' ').nth(1).unwrap_or_default().bytes();

@@ -43,6 +43,7 @@ mod output;
 #[cfg(feature = "life")]
 mod pause;
 mod plan;
+mod proc;
 mod progress;
 mod protection;
 mod reaper;

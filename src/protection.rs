@@ -4,19 +4,19 @@
 //! command's process when its set-up is over. Only the filter of system calls is taken from the plan then: it is loaded
 //! by the next step, and may forbid to speak about it. Entry: [`observe`].
 
-use std::fs;
-
 use container::capabilities::Set;
 use container::step::Step;
+use std::fs;
 
 use crate::error::quote;
 use crate::plan::Plan;
+use crate::proc;
 
 /// The protection of the process with this number, which is to be what `plan` says, a line for each kind: the five
 /// capability sets by the kernel's names, no_new_privs, the filter, namespaces by name and inode, the maps of ids, paths
 /// that are masked or read-only. `notes`: defaults that were left out, and why.
 pub fn observe(pid: i32, plan: &Plan, notes: &[String]) -> String {
-    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let read = |name: &str| proc::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
     let status = read("status");
     let field = |name: &str| {
         let value = status.lines().find_map(|line| line.strip_prefix(name));

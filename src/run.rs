@@ -13,6 +13,7 @@ use linux_raw_sys::general as raw;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Gid, Mode, OFlags, Uid, chown, fstat, fstatfs};
+use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{SendFlags, send};
@@ -459,11 +460,17 @@ impl Supervisor<'_> {
         })
         .map_err(|errno| {
             let error = error!("{task}: {}", reason(errno));
-            error.hint(namespace_hint(errno, flags, self.host))
+            error.hint(match errno {
+                // cgroups(7), "Delegation containment".
+                Errno::ACCESS if into.is_some() => {
+                    "cgroup.procs of a cgroup that has both mini's and the container's in it must be writable"
+                }
+                _ => namespace_hint(errno, flags, self.host),
+            })
         })?;
         self.child = Some(pid);
         self.context.tasks = [const { None }; 6];
-        if let (false, Some(group)) = (placed, self.plan.cgroups.iter().find(|group| group.v2)) {
+        if let (false, Some(group)) = (placed, self.plan.cgroups.iter().rfind(|group| group.v2)) {
             let pid = pid.as_raw_pid().to_string();
             let file = group.path.join("cgroup.procs");
             cgroup::write(&file, &pid)

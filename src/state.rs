@@ -26,6 +26,7 @@ use std::time::Duration;
 use container::{child, sys};
 use linux_raw_sys::general as raw;
 use rustix::fs::{FlockOperation, OFlags};
+use rustix::process::{WaitOptions, waitpid};
 
 use crate::cgroup::{self, Choice};
 use crate::error::{Result, error, quote};
@@ -61,7 +62,7 @@ pub fn record(spec: &Spec, cgroups: &Choice) -> Vec<u8> {
             line(key, value.to_string().as_bytes());
         }
     }
-    for group in &cgroups.groups {
+    for group in cgroups.groups.iter().rev() {
         text.line("cgroup", group.path.as_os_str().as_bytes());
     }
     if let Some(freezer) = &cgroups.freezer {
@@ -78,7 +79,9 @@ pub fn cgroups(record: &Record) -> Vec<PathBuf> {
         .iter()
         .map(|it| OsStr::from_bytes(it).into())
         .collect();
-    paths.retain(|path| path.ends_with(format!("mini-{}", record.id)));
+    let name = cgroup::name(&record.id);
+    let inner = Path::new(&name).join(cgroup::INNER);
+    paths.retain(|path| path.ends_with(&name) || path.ends_with(&inner));
     paths
 }
 
@@ -160,8 +163,11 @@ pub fn sweep_later(run: &Path) {
         }
         0
     };
-    // If that cannot be, the next command does it.
-    let _ = sys::clone(0, sweep);
+    // By a child's child, for which a mini that runs for long has not to wait. If that cannot be, the next command does it.
+    let child = sys::clone(0, || i32::from(sys::clone(0, sweep).is_err()));
+    if let Ok(child) = child {
+        let _ = waitpid(Some(child), WaitOptions::empty());
+    }
 }
 
 /// Removes what can be removed; whether that is all.

@@ -4,10 +4,10 @@
 //! the kernel. What no cgroup of a container counts is unknown, shown as `-`, in JSON null: which controllers it has,
 //! its limits decide (on version 1 each costs the start some 60 us). Processor time is then taken from /proc (proc(5)).
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cgroup::{read, tasks};
+use crate::proc;
 
 /// What is counted: its name in JSON, and where it stands in version 2 and in version 1. A file alone is one number; behind
 /// a colon is the name in front of the number, behind a `*` what is in front of each that is to be added.
@@ -50,7 +50,7 @@ pub fn figure(name: &str, cgroups: &[PathBuf]) -> Option<u64> {
 
 fn number(cgroup: &Path, place: &str) -> Option<u64> {
     let (file, key) = place.split_once([':', '*']).unwrap_or((place, ""));
-    let text = fs::read_to_string(cgroup.join(file)).ok()?;
+    let text = proc::read(cgroup.join(file)).ok()?;
     let first = |text: &str| text.split_ascii_whitespace().next()?.parse::<u64>().ok();
     match place.contains('*') {
         true => Some(text.split(key).skip(1).filter_map(first).sum()),
@@ -64,13 +64,11 @@ fn number(cgroup: &Path, place: &str) -> Option<u64> {
 fn processor_time(cgroups: &[PathBuf]) -> Option<u64> {
     let mut ticks = 0;
     for pid in tasks(cgroups.first()?) {
-        let text = read(&PathBuf::from(format!("/proc/{pid}/stat")));
-        // Fields 14 to 17; behind the name, which is the second and may contain anything, comes the third.
-        let after_name = text.rsplit(')').next().unwrap_or_default();
-        let fields = after_name.split_ascii_whitespace().skip(14 - 3).take(4);
-        ticks += fields
-            .filter_map(|field| field.parse::<u64>().ok())
-            .sum::<u64>();
+        // Fields 14 to 17.
+        let stat = proc::stat(pid);
+        let fields = stat.iter().skip(14 - 3).take(4);
+        let numbers = fields.filter_map(|field| field.parse::<u64>().ok());
+        ticks += numbers.sum::<u64>();
     }
     // USER_HZ is 100 on every architecture that mini is built for.
     Some(ticks * 10_000)

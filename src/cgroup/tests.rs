@@ -21,6 +21,7 @@ fn hierarchy_of(v2: bool, parent: &str, controllers: &str) -> Hierarchy {
         controllers: words(controllers),
         enabled: Vec::new(),
         why: None,
+        left: Vec::new(),
         ceilings: Vec::new(),
         cpuset: Default::default(),
     }
@@ -31,6 +32,7 @@ fn machine(hierarchies: &[Hierarchy]) -> Cgroups {
         hierarchies: hierarchies.to_vec(),
         devices: vec!["8:0".into(); 16],
         online: "0-3".into(),
+        systemd: false,
     }
 }
 
@@ -51,6 +53,51 @@ fn separate() -> Cgroups {
         hierarchy_of(false, "/cg/freezer", "freezer"),
         hierarchy_of(false, "/cg/pids", "pids"),
     ])
+}
+
+#[test]
+fn below_systemd_the_controllers_cannot_be_taken_away() {
+    let mut cgroups = unified();
+    cgroups.systemd = true;
+    let limits = wanted(&[("--cpus", "1"), ("--memory", "64M")]);
+    let choice = choose(&limits, &cgroups, "0123456789ab").unwrap();
+    let group = |path: &str, file: &str, text: &str, entered| {
+        let enable = Some((PathBuf::from(file), text.to_owned()));
+        (PathBuf::from(path), enable, entered)
+    };
+    let groups = choice.groups.iter();
+    let groups: Vec<_> = groups
+        .map(|it| (it.path.clone(), it.enable.clone(), it.entered))
+        .collect();
+    let (holder, inner) = ("/cg/mini-0123456789ab", "/cg/mini-0123456789ab/container");
+    let file = format!("{holder}/cgroup.subtree_control");
+    assert_eq!(
+        groups,
+        [
+            group(holder, "/cg/cgroup.subtree_control", "+cpu", false),
+            group(inner, &file, "+memory +cpu +pids", true),
+        ]
+    );
+    // The limits are where the container sees them.
+    assert!(choice.groups[0].files.is_empty());
+    assert!(written(&choice).iter().all(|line| line.starts_with(inner)));
+    // Of version 1 nothing is taken away.
+    cgroups.hierarchies = separate().hierarchies;
+    let choice = choose(&limits, &cgroups, "0123456789ab").unwrap();
+    assert!(choice.groups.iter().all(|group| group.entered && !group.v2));
+}
+
+#[test]
+fn limits_that_do_not_bind_are_told() {
+    let mut cgroups = unified();
+    cgroups.hierarchies[0].left = vec!["/cg/service/memory.max".into()];
+    let choice = choose(&wanted(&[("--cpus", "1")]), &cgroups, "0123456789ab").unwrap();
+    assert_eq!(
+        choice.notes,
+        [
+            "\"/cg/service/memory.max\" does not bind the container: its cgroup is made beside mini's own"
+        ]
+    );
 }
 
 /// `PATH TEXT` of each file, in order.

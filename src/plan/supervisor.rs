@@ -66,7 +66,7 @@ impl Planner<'_> {
             self.mkdir(self.at(name), 0o755);
         }
         self.plan.teardown.push(Task::Unmount(self.run.clone()));
-        for group in &self.cgroups.groups {
+        for group in self.cgroups.groups.iter().rev() {
             let path = group.path.clone();
             self.plan.teardown.push(Task::RemoveCgroup(path));
         }
@@ -406,6 +406,9 @@ impl Planner<'_> {
             self.plan
                 .tasks
                 .extend(group.files.into_iter().map(Task::Limit));
+            if !group.entered {
+                continue;
+            }
             self.plan.tasks.push(Task::OpenCgroup(group.path, group.v2));
             if group.v2 {
                 flags |= raw::CLONE_INTO_CGROUP;

@@ -60,6 +60,7 @@ fn separate() -> Cgroups {
         controllers: vec![name.to_owned()],
         enabled: Vec::new(),
         why: None,
+        left: Vec::new(),
         ceilings: Vec::new(),
         cpuset: match name {
             "cpuset" => ["0-3".into(), "0".into()],
@@ -83,11 +84,13 @@ fn unified() -> Cgroups {
             controllers: words("cpuset cpu io memory pids"),
             enabled: words("memory pids"),
             why: None,
+            left: Vec::new(),
             ceilings: Vec::new(),
             cpuset: Default::default(),
         }],
         devices: vec!["8:0".into(); 12],
         online: "0-3".into(),
+        systemd: false,
     }
 }
 
@@ -371,4 +374,16 @@ fn every_limit_by_cgroups_of_either_version() {
         ..machine()
     };
     golden("limits-1", line, &host);
+    let host = Host {
+        cgroups: Cgroups {
+            systemd: true,
+            ..unified()
+        },
+        ..machine()
+    };
+    golden(
+        "limits-systemd",
+        "run -m 64M --memory-reservation 32M --cpus 1 --cpu-weight 50 rootfs.tar",
+        &host,
+    );
 }

@@ -315,6 +315,29 @@ fn kills(machine: &mut Machine) {
     );
 }
 
+/// What systemd does to the cgroup of a session in which somebody runs mini.
+fn below_systemd(machine: &mut Machine) {
+    let inside = "cd /sys/fs/cgroup; cat memory.max cpu.max; echo there";
+    let options = "-m 32M --memory-reservation 16M --cpus 1 --cpu-weight 50";
+    let script = format!(
+        "mkdir -p /run/systemd/system
+         {SAID}{RUN} {options} busybox.tar -- sh -c '{inside}; exec sleep 100' > /tmp/said &
+         said there
+         cat /tmp/said; cd /sys/fs/cgroup
+         for controller in cpu memory pids; do (echo -$controller > cgroup.subtree_control) 2>&1 | grep -o 'resource busy'; done
+         for file in cpu.weight memory.low; do cat mini-*/$file mini-*/container/$file; done; cat mini-*/container/pids.max
+         kill $!; wait; rmdir /run/systemd/system /run/systemd; ls -d mini-*"
+    );
+    let low = "16777216\n".repeat(2);
+    let said = format!(
+        "33554432\n100000 100000\nthere\n{}50\n50\n{low}2048\n",
+        "resource busy\n".repeat(3)
+    );
+    machine.check(&script, move |output| {
+        assert_eq!(output.stdout, said, "{output:?}")
+    });
+}
+
 fn limits(series: &str) {
     let Some(mut machine) = Machine::new(series, "amd64", false) else {
         return;
@@ -328,6 +351,7 @@ fn limits(series: &str) {
     }
     inside(&mut machine);
     elsewhere(&mut machine);
+    below_systemd(&mut machine);
     kills(&mut machine);
     machine.says(
         "find /sys/fs/cgroup -name 'mini-*'; ls /run/mini/running; losetup -a",
