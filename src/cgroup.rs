@@ -425,8 +425,11 @@ fn hierarchy(spec: &Spec, mount: &str, own: &str) -> Result<Option<Hierarchy>> {
         return Ok(None);
     }
     for wanted in &spec.resources {
-        let ceiling = hierarchy.ceiling(wanted.limit, top);
-        hierarchy.ceilings.push(ceiling);
+        // What is above the parent's binds no less: of the swap that follows from --memory nobody wants to hear that.
+        hierarchy.ceilings.push(match wanted.limit.unit {
+            Unit::Swap if wanted.implied => u64::MAX,
+            _ => hierarchy.ceiling(wanted.limit, top),
+        });
     }
     Ok(Some(hierarchy))
 }

@@ -130,6 +130,8 @@ enum Command {
     #[cfg(feature = "life")]
     Stats(life::StatsCommand),
     #[cfg(feature = "life")]
+    Inspect(life::InspectCommand),
+    #[cfg(feature = "life")]
     Pause(#[allow(dead_code)] life::PauseCommand),
     #[cfg(feature = "life")]
     Unpause(#[allow(dead_code)] life::UnpauseCommand),
@@ -566,8 +568,9 @@ impl CommitCommand {
 }
 
 /// The options that take no value, by long name and letter. A test compares it with the structures above.
-const SWITCHES: [&str; 24] = [
+const SWITCHES: [&str; 25] = [
     "--json",
+    "--explain",
     "--interactive",
     "-i",
     "--tty",
@@ -781,6 +784,7 @@ fn parse_as(arguments: Vec<OsString>, line: bool) -> Result<Action> {
         #[cfg(feature = "life")]
         Command::Ps(_)
         | Command::Stats(_)
+        | Command::Inspect(_)
         | Command::Pause(_)
         | Command::Unpause(_)
         | Command::Kill(_)
@@ -843,9 +847,9 @@ fn texts(rest: Vec<OsString>) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-const COMMANDS: [&str; 17] = [
-    "run", "init", "up", "check", "ps", "stats", "pause", "unpause", "kill", "stop", "wait",
-    "import", "images", "rmi", "prune", "commit", "export",
+const COMMANDS: [&str; 18] = [
+    "run", "init", "up", "check", "ps", "stats", "inspect", "pause", "unpause", "kill", "stop",
+    "wait", "import", "images", "rmi", "prune", "commit", "export",
 ];
 
 /// argh's message of several lines as one; behind an empty line it only names the help.

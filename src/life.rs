@@ -21,6 +21,7 @@ use container::sys;
 use crate::cli::life::Life;
 use crate::error::{Error, Result, error, escape};
 use crate::host;
+use crate::inspect;
 use crate::output::{join, or_null, string, table};
 use crate::pause;
 use crate::proc;
@@ -44,10 +45,17 @@ pub fn run(what: Life, containers: &[String]) -> Result<u8> {
     let mut text = match &what {
         Life::Ps(query) => ps(&run, query)?,
         Life::Stats { json } => stats(&run, containers, *json)?,
+        Life::Inspect { explain } => {
+            let found = containers.iter().map(|wanted| state::find(&run, wanted));
+            inspect::inspect(&found.collect::<Result<Vec<_>>>()?, *explain)
+        }
         _ => String::new(),
     };
     let mut found = Vec::new();
-    if !matches!(what, Life::Ps(_) | Life::Stats { .. }) {
+    if !matches!(
+        what,
+        Life::Ps(_) | Life::Stats { .. } | Life::Inspect { .. }
+    ) {
         // All of them first: while one is waited for, another may end.
         found.extend(containers.iter().map(|wanted| open(&run, wanted)));
     }

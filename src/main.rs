@@ -4,7 +4,7 @@
 //! ((Spec, Host) → steps; `plan/supervisor.rs`, `plan/inside.rs`), `capability` and `seccomp` (what the command may do),
 //! `cgroup` (how much of the machine it may use), `run` (the supervisor carries the plan out), `userns` (ids), `seal`
 //! (mini's own binary), `store` (directories, files and locks), `layers` and `image` (from ROOTFS to what can be mounted),
-//! `cache`, `images`, `import`, `kept` and `commit` (the store and its names), `record`, `state`, `stats`, `pause` and `life`
+//! `cache`, `images`, `import`, `kept` and `commit` (the store and its names), `record`, `state`, `stats`, `pause`, `inspect` and `life`
 //! (containers that run), `terminal`, `progress`, `output`, `protection` (what came of it), `check`; `boot` (many
 //! containers) and `machine` (the machine's PID 1; `cmdline`), with `spawn` and `reaper`; then the library `container`
 //! (`lib.rs`), which is all that runs inside: steps, the root file system, masks, the command, PID 1. Lower layers never
@@ -31,6 +31,8 @@ mod image;
 mod images;
 #[cfg(feature = "images")]
 mod import;
+#[cfg(feature = "life")]
+mod inspect;
 #[cfg(feature = "json")]
 mod json;
 #[cfg(feature = "images")]

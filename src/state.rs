@@ -3,12 +3,15 @@
 //!
 //!     mini container 1
 //!     name web                                 if it has one
+//!     hostname web                             if it was given
 //!     image rootfs.tar                         ROOTFS as it was given
 //!     command sh                               each word of the command
 //!     created 1763808000                       seconds since 1970
 //!     supervisor 4711                          its process
 //!     stop-signal 15, stop-timeout 10          if they were given, each on its line
 //!     label role=web                           each label
+//!     layer site.tar                           each --layer
+//!     note archives are unpacked: …            each default that is known to be left out
 //!     cgroup /sys/fs/cgroup/pids/mini-ID       each of its cgroups
 //!     freezer /sys/fs/cgroup/freezer/mini-ID   the one that `mini pause` makes on version 1
 //!
@@ -35,11 +38,14 @@ use crate::spec::{Rootfs, Spec};
 use crate::store::{self, Directory};
 
 /// The text of the record of a container that is about to be made.
-pub fn record(spec: &Spec, cgroups: &Choice) -> Vec<u8> {
+pub fn record(spec: &Spec, cgroups: &Choice, notes: &[String]) -> Vec<u8> {
     let mut text = Text::new();
     let mut line = |key, value: &[u8]| text.line(key, value);
     if let Some(name) = &spec.name {
         line("name", name.as_bytes());
+    }
+    if let Some(name) = &spec.hostname {
+        line("hostname", name.as_bytes());
     }
     line(
         "image",
@@ -48,6 +54,9 @@ pub fn record(spec: &Spec, cgroups: &Choice) -> Vec<u8> {
             Rootfs::Stdin => b"-",
         },
     );
+    for layer in &spec.layers {
+        line("layer", layer.as_os_str().as_bytes());
+    }
     for word in &spec.command {
         line("command", word);
     }
@@ -61,6 +70,9 @@ pub fn record(spec: &Spec, cgroups: &Choice) -> Vec<u8> {
         if let Some(value) = value {
             line(key, value.to_string().as_bytes());
         }
+    }
+    for note in notes {
+        line("note", note.as_bytes());
     }
     for group in cgroups.groups.iter().rev() {
         text.line("cgroup", group.path.as_os_str().as_bytes());

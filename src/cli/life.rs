@@ -17,6 +17,10 @@ pub enum Life {
     Stats {
         json: bool,
     },
+    /// All that is known of them.
+    Inspect {
+        explain: bool,
+    },
     /// Stops them where they are, or lets them go on.
     Pause(bool),
     Kill(i32),
@@ -91,6 +95,19 @@ pub struct StatsCommand {
     containers: Vec<String>,
 }
 
+/// Shows all that is known of containers, as JSON: what was asked for, and of those that run processes, namespaces, mounts,
+/// limits and protection as the kernel has them.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "inspect", help_triggers("-h", "--help"))]
+pub struct InspectCommand {
+    /// for a person instead: a sentence on each thing, the ordinary command that shows it, and what of its output is meant
+    #[argh(switch)]
+    explain: bool,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
+}
+
 /// Stops every process of running containers where it is.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "pause", help_triggers("-h", "--help"))]
@@ -116,6 +133,7 @@ pub(super) fn action(command: Command, name: &str, rest: Vec<OsString>) -> Resul
         Command::Stats(StatsCommand { json, .. }) => Life::Stats { json },
         Command::Pause(_)
         | Command::Unpause(_)
+        | Command::Inspect(_)
         | Command::Kill(_)
         | Command::Stop(_)
         | Command::Wait(_)
@@ -123,6 +141,7 @@ pub(super) fn action(command: Command, name: &str, rest: Vec<OsString>) -> Resul
         {
             return Err(error!("{name}: no container given"));
         }
+        Command::Inspect(InspectCommand { explain, .. }) => Life::Inspect { explain },
         Command::Pause(_) => Life::Pause(true),
         Command::Unpause(_) => Life::Pause(false),
         Command::Kill(kill) => {

@@ -54,7 +54,7 @@ impl Planner<'_> {
             .tasks
             .push(Task::CreateDirectory(self.run.clone()));
         // Before what it is about is made: whoever finds it, and no owner, removes that.
-        let record = state::record(self.spec, &self.cgroups);
+        let record = state::record(self.spec, &self.cgroups, &self.plan.notes);
         self.plan.tasks.push(Task::Record(self.run.clone(), record));
         // What is in here, /dev included, nobody sees but this container.
         let (target, data) = (Target::Path(path(&self.run)), "mode=0755,size=65536k");
