@@ -19,10 +19,14 @@ use crate::cgroup::{self, Wanted};
 use crate::error::{Error, Result, error};
 #[cfg(feature = "images")]
 use crate::image::Config;
+#[cfg(feature = "life")]
+use crate::log;
 use crate::seccomp::Seccomp;
 #[cfg(feature = "images")]
 use crate::spec::Rootfs;
 use crate::spec::{self, Restart, Spec, Store, Upper, Userns};
+#[cfg(feature = "life")]
+use crate::spec::{Detach, LogTo};
 #[cfg(feature = "life")]
 use life::Life;
 
@@ -141,6 +145,10 @@ enum Command {
     Stop(life::StopCommand),
     #[cfg(feature = "life")]
     Wait(#[allow(dead_code)] life::WaitCommand),
+    #[cfg(feature = "life")]
+    Logs(life::LogsCommand),
+    #[cfg(feature = "life")]
+    Rm(life::RmCommand),
     #[cfg(feature = "images")]
     Import(ImportCommand),
     #[cfg(feature = "images")]
@@ -255,6 +263,19 @@ struct Run {
     /// signal the command gets when mini gets SIGTERM (default: the image's, else TERM)
     #[argh(option)]
     stop_signal: Option<String>,
+    /// run it in the background: print its id when the command runs, and return
+    #[cfg(feature = "life")]
+    #[argh(switch, short = 'd')]
+    detach: bool,
+    /// with -d, where standard output and error go: none, or FILE, to which they are added without bound (default: to a
+    /// log of --log-max bytes, which mini logs shows)
+    #[cfg(feature = "life")]
+    #[argh(option)]
+    log: Option<String>,
+    /// with -d, most bytes of the log, which lies in /run, and so in memory; the oldest lines go first (default: 1m)
+    #[cfg(feature = "life")]
+    #[argh(option)]
+    log_max: Option<String>,
     /// in a boot file: no (default), always or on-failure[:N], what happens when the container has ended
     #[argh(option)]
     restart: Option<String>,
@@ -315,7 +336,7 @@ struct Run {
     /// --masks none, each unless given otherwise
     #[argh(switch)]
     privileged: bool,
-    /// remove the container's changes afterwards (default)
+    /// remove the container's changes afterwards (default; with -d they stay, with record and log, until mini rm)
     #[argh(switch)]
     rm: bool,
     /// keep the container's changes on disk
@@ -568,9 +589,13 @@ impl CommitCommand {
 }
 
 /// The options that take no value, by long name and letter. A test compares it with the structures above.
-const SWITCHES: [&str; 25] = [
+const SWITCHES: &[&str] = &[
     "--json",
     "--explain",
+    "--detach",
+    "-d",
+    "--follow",
+    "--timestamps",
     "--interactive",
     "-i",
     "--tty",
@@ -755,6 +780,13 @@ fn parse_as(arguments: Vec<OsString>, line: bool) -> Result<Action> {
             if rest.first().is_some_and(|word| word == "--") {
                 rest.remove(0);
             }
+            #[cfg(feature = "life")]
+            {
+                if line && run.detach {
+                    let error = Error::new("--detach: not in a boot file");
+                    return Err(error.hint("mini up waits for its containers"));
+                }
+            }
             if line {
                 // They are read when it is run.
                 (run.env_file, run.seccomp) = (Vec::new(), None);
@@ -789,7 +821,9 @@ fn parse_as(arguments: Vec<OsString>, line: bool) -> Result<Action> {
         | Command::Unpause(_)
         | Command::Kill(_)
         | Command::Stop(_)
-        | Command::Wait(_) => life::action(mini.command, &command, rest),
+        | Command::Wait(_)
+        | Command::Logs(_)
+        | Command::Rm(_) => life::action(mini.command, &command, rest),
         #[cfg(feature = "images")]
         other => images(other, rest).map(Action::Images),
     }
@@ -847,9 +881,9 @@ fn texts(rest: Vec<OsString>) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: &[&str] = &[
     "run", "init", "up", "check", "ps", "stats", "inspect", "pause", "unpause", "kill", "stop",
-    "wait", "import", "images", "rmi", "prune", "commit", "export",
+    "wait", "logs", "rm", "import", "images", "rmi", "prune", "commit", "export",
 ];
 
 /// argh's message of several lines as one; behind an empty line it only names the help.
@@ -994,6 +1028,10 @@ impl Run {
             })?,
             restart: given(&self.restart, spec::restart)?.unwrap_or(Restart::No),
             stop_timeout: given(&self.stop_timeout, |text| seconds("--stop-timeout", text))?,
+            #[cfg(feature = "life")]
+            detach: self.detached()?,
+            #[cfg(not(feature = "life"))]
+            detach: None,
             init: !self.no_init,
             shared,
             time: self.time,
@@ -1008,6 +1046,30 @@ impl Run {
             sysctls: each(&self.sysctl, |text| spec::sysctl(text, shared))?,
             devices: each(&self.device, spec::device)?,
         })
+    }
+
+    #[cfg(feature = "life")]
+    fn detached(&self) -> Result<Option<Detach>> {
+        let log = match (self.log.as_deref(), &self.log_max) {
+            (Some(_), Some(_)) => {
+                return Err(Error::new("--log and --log-max exclude each other"));
+            }
+            (Some("none"), _) => LogTo::Nothing,
+            (Some(""), _) => return Err(spec::invalid("--log", "", "neither none nor a file")),
+            (Some(file), _) => LogTo::File(std::env::current_dir().unwrap_or_default().join(file)),
+            (None, None) => LogTo::Own(log::MOST),
+            (None, Some(text)) => LogTo::Own(match spec::size("--log-max", text)? {
+                most if most < log::LEAST => {
+                    return Err(spec::invalid("--log-max", text, "less than 64k"));
+                }
+                most => most,
+            }),
+        };
+        if !self.detach && (self.log.is_some() || self.log_max.is_some()) {
+            let error = Error::new("--log and --log-max: only with --detach");
+            return Err(error.hint("the output is the caller's own"));
+        }
+        Ok(self.detach.then_some(Detach { rm: self.rm, log }))
     }
 
     fn mode(&self) -> Mode {

@@ -38,10 +38,10 @@ use rustix::fs::FlockOperation;
 use crate::cache;
 use crate::error::{Error, Result, error, path as show, quote};
 use crate::image::digest::{hex, parse_digest};
-use crate::image::oci::rfc3339;
 use crate::image::remove::for_each_entry;
 use crate::image::{Image, Layer, Sha256, Tar, manifest};
 use crate::layers::Held;
+use crate::output::rfc3339;
 use crate::progress::size as bytes;
 use crate::store::{
     self, Removal, existing, flock, io, linked, lock, names, open_directory, private, sync,
@@ -417,8 +417,13 @@ pub fn prune(store: &Path, run: &Path, all: bool, dry: bool) -> Result<String> {
     for (base, name) in [(run, "running"), (store, "containers")] {
         for (path, _lock) in store::dead(base, name)? {
             removal.add(&path, disk_used(&path));
+            let record = crate::record::Record::read(path);
+            #[cfg(feature = "life")]
+            if let Some(kept) = crate::detach::kept(&record) {
+                removal.add(&kept, disk_used(&kept));
+            }
             if !dry {
-                crate::state::remove(&path);
+                crate::state::remove(&record);
             }
         }
     }

@@ -19,9 +19,11 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use container::sys;
 
 use crate::cli::life::Life;
+use crate::detach;
 use crate::error::{Error, Result, error, escape};
 use crate::host;
 use crate::inspect;
+use crate::logs;
 use crate::output::{join, or_null, string, table};
 use crate::pause;
 use crate::proc;
@@ -32,6 +34,8 @@ use crate::store;
 
 /// What `mini ps` is to show.
 pub struct Query {
+    /// Also those that have ended.
+    pub all: bool,
     pub quiet: bool,
     pub json: bool,
     /// KEY=VALUE: name (a part of it), status, label (KEY or KEY=VALUE).
@@ -57,15 +61,17 @@ pub fn run(what: Life, containers: &[String]) -> Result<u8> {
         Life::Ps(_) | Life::Stats { .. } | Life::Inspect { .. }
     ) {
         // All of them first: while one is waited for, another may end.
-        found.extend(containers.iter().map(|wanted| open(&run, wanted)));
+        found.extend(containers.iter().map(|wanted| open(&run, wanted, &what)));
     }
     // What fails with one does not keep it from the others.
     let mut result = Ok(0);
     for container in found {
-        let done = container.and_then(|(container, record)| match what {
-            Life::Pause(stand) => pause::pause(&container, stand),
-            Life::Kill(signal) => kill(&container, signal),
-            Life::Stop(seconds) => stop(&run, &container, seconds),
+        let done = container.and_then(|(container, record)| match &what {
+            Life::Pause(stand) => pause::pause(&container, *stand),
+            Life::Kill(signal) => kill(&container, *signal),
+            Life::Stop(seconds) => stop(&run, &container, *seconds),
+            Life::Logs(excerpt) => logs::show(&container, excerpt),
+            Life::Remove(force) => remove(&run, &container, *force),
             _ => wait(container, record).map(|status| text.extend([&status, "\n"])),
         });
         result = result.and_then(|ok| done.map(|()| ok));
@@ -74,29 +80,43 @@ pub fn run(what: Life, containers: &[String]) -> Result<u8> {
     result.and(printed)
 }
 
-/// A running container, with its record's file: the supervisor writes the status there before it takes the name away.
-fn open(run: &Path, wanted: &str) -> Result<(Record, File)> {
-    let container = state::find(run, wanted)?;
+/// A container, with its record's file: the supervisor writes the status there before it takes the name away. Most commands
+/// want one that is running.
+fn open(run: &Path, wanted: &str, what: &Life) -> Result<(Record, File)> {
+    let container = match what {
+        Life::Wait | Life::Logs(_) | Life::Remove(_) => state::find_any(run, wanted)?.0,
+        _ => state::find(run, wanted)?,
+    };
     let record = File::open(container.directory.join(RECORD));
     let record = record.map_err(|_| ended(&container))?;
     Ok((container, record))
 }
 
-/// The running containers.
+/// What a container is doing.
+fn status(container: &Record, runs: bool) -> String {
+    match (container.text("status"), container.text("pid")) {
+        (Some(status), _) if !runs => format!("exited ({status})"),
+        _ if !runs => "dead".into(),
+        _ if pause::paused(container) => "paused".into(),
+        (_, None) => "starting".into(),
+        _ => "running".into(),
+    }
+}
+
+/// The containers that are running, or all that there are.
 fn ps(run: &Path, query: &Query) -> Result<String> {
     let (mut rows, mut objects, mut ids) = (Vec::new(), Vec::new(), String::new());
-    for container in state::running(run)? {
+    for (container, runs) in state::every(run)? {
+        if !runs && !query.all {
+            continue;
+        }
         let name = container.text("name");
-        let pid = container.number("pid");
-        let status = match pid {
-            _ if pause::paused(&container) => "paused",
-            None => "starting",
-            _ => "running",
-        };
+        let pid = container.number("pid").filter(|_| runs);
+        let status = status(&container, runs);
         let labels = container.all("label");
         let fits = |(key, value): &(String, String)| match key.as_str() {
             "name" => name.as_ref().is_some_and(|name| name.contains(value)),
-            "status" => status == value,
+            "status" => status == *value || status.split(' ').next() == Some(value),
             _ => labels.iter().any(|label| {
                 let rest = label.strip_prefix(value.as_bytes());
                 rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'=' && !value.contains('='))
@@ -136,7 +156,7 @@ fn ps(run: &Path, query: &Query) -> Result<String> {
             name.unwrap_or_default(),
             escape(&image),
             command,
-            status.into(),
+            status,
             up,
         ]);
     }
@@ -321,6 +341,24 @@ fn stop(run: &Path, container: &Record, seconds: Option<u32>) -> Result<()> {
     pause::wait(container, &|| {
         !container.directory.exists() || state::swept(run).is_err()
     })
+}
+
+/// Removes what is left of a container that has ended; with `force` ends it first.
+fn remove(run: &Path, container: &Record, force: bool) -> Result<()> {
+    if state::runs(container) {
+        let id = &container.id;
+        if !force {
+            return Err(
+                error!("container {id} is running").hint(&format!("mini stop {id} ends it"))
+            );
+        }
+        stop(run, container, Some(0))?;
+    }
+    // It may have been one that leaves nothing.
+    if !container.directory.exists() {
+        return Ok(());
+    }
+    detach::remove(container)
 }
 
 /// Waits until the supervisor is gone.

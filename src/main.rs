@@ -23,6 +23,8 @@ mod cli;
 mod cmdline;
 #[cfg(feature = "images")]
 mod commit;
+#[cfg(feature = "life")]
+mod detach;
 mod error;
 mod explain;
 mod host;
@@ -40,6 +42,10 @@ mod kept;
 mod layers;
 #[cfg(feature = "life")]
 mod life;
+#[cfg(feature = "life")]
+mod log;
+#[cfg(feature = "life")]
+mod logs;
 mod machine;
 mod output;
 #[cfg(feature = "life")]

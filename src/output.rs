@@ -60,3 +60,53 @@ pub fn join(brackets: [&str; 2], items: &[String]) -> String {
 pub fn or_null<T>(value: &Option<T>, show: impl Fn(&T) -> String) -> String {
     value.as_ref().map_or("null".into(), show)
 }
+
+/// Seconds since 1970 as in `2026-11-22T10:29:54Z` (RFC 3339, which has years of four digits).
+#[cfg(any(feature = "images", feature = "life"))]
+pub fn rfc3339(seconds: u64) -> String {
+    let seconds = seconds.min(253_402_300_799);
+    let (mut day, second) = (seconds / 86_400, seconds % 86_400);
+    let (mut year, mut month) = (1970, 1);
+    while day >= days_of(year, month) {
+        day -= days_of(year, month);
+        (year, month) = (year + month / 12, month % 12 + 1);
+    }
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!(
+        "{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z",
+        day + 1
+    )
+}
+
+#[cfg(any(feature = "images", feature = "life"))]
+pub fn leap(year: u64) -> bool {
+    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+}
+
+#[cfg(any(feature = "images", feature = "life"))]
+pub fn days_of(year: u64, month: u64) -> u64 {
+    match month {
+        4 | 6 | 9 | 11 => 30,
+        2 => 28 + u64::from(leap(year)),
+        _ => 31,
+    }
+}
+
+#[cfg(all(test, any(feature = "images", feature = "life")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        for (seconds, date) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (1_795_343_394, "2026-11-22T10:29:54Z"),
+            (u64::MAX, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(seconds), date);
+        }
+    }
+}

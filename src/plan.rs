@@ -30,7 +30,7 @@ use crate::image::reader::Whiteouts;
 use crate::image::{Layer, Tar};
 use crate::record::RECORD;
 use crate::seccomp::{self, Seccomp};
-use crate::spec::{Rootfs, Spec, Store, Upper, Userns};
+use crate::spec::{Detach, Rootfs, Spec, Store, Upper, Userns};
 use crate::state;
 
 pub use inside::prepare;
@@ -119,6 +119,8 @@ pub enum Task {
     Go,
     Unmount(PathBuf),
     RemoveDirectory(PathBuf),
+    /// Leaves a directory to `mini rm`, if the command has been executed; else removes it.
+    LeaveDirectory(PathBuf),
 }
 
 /// Archives that become one tree, each above the one before it.
@@ -304,6 +306,7 @@ impl fmt::Display for Task {
             Task::Go => f.write_str("send({control}, \"go\")"),
             Task::Unmount(path) => write!(f, "umount2({}, MNT_DETACH)", show(path)),
             Task::RemoveDirectory(path) => write!(f, "remove({})", show(path)),
+            Task::LeaveDirectory(path) => write!(f, "flock({}, LOCK_UN)", show(path)),
         }
     }
 }

@@ -29,17 +29,23 @@ use container::sys::{self, Word};
 use crate::cache;
 use crate::cgroup;
 use crate::cli::Mode as RunMode;
+#[cfg(feature = "life")]
+use crate::detach::{self, Caller};
 use crate::error::{Error, NOT_FOUND, Result, error, path as show, reason, say};
 use crate::explain::{namespace_hint, step_error};
 use crate::host::{Host, probe};
 #[cfg(feature = "images")]
 use crate::kept;
 use crate::layers::{self, Held, Layers};
+#[cfg(feature = "life")]
+use crate::log::Log;
 use crate::plan::{Plan, RANGE, Stack, Task, Users, bind, leak, plan};
 use crate::protection;
 use crate::record::RECORD;
 use crate::seal;
 use crate::spec::Spec;
+#[cfg(feature = "life")]
+use crate::spec::{LogTo, Restart};
 use crate::state;
 use crate::stats;
 use crate::store::{self, Directory};
@@ -58,6 +64,7 @@ pub fn rehearse(spec: Spec) -> Result<Vec<String>> {
     let spec = Spec {
         entrypoint,
         command,
+        detach: None,
         ..spec
     };
     let mut notes = Vec::new();
@@ -71,12 +78,16 @@ pub fn rehearse(spec: Spec) -> Result<Vec<String>> {
 }
 
 fn carry_out(spec: Spec, mode: RunMode, notes: &mut Vec<String>) -> Result<u8> {
+    #[cfg(feature = "life")]
+    let inherited = detach::inherited();
     let mut host = probe(&spec)?;
     let signals = Signals::hold()?;
     let interrupts = Some(&signals.ending);
     let (image, held) = layers::resolve(&spec, &host, interrupts, mode == RunMode::DryRun)?;
     host.look_at(image.layers);
     let spec = spec.complete(&image.config)?;
+    #[cfg(feature = "life")]
+    let spec = detach::adapt(spec, &mut host);
     #[cfg(feature = "images")]
     let spec = kept::absolute(spec, &host.store);
     let spec = &spec;
@@ -92,13 +103,37 @@ fn carry_out(spec: Spec, mode: RunMode, notes: &mut Vec<String>) -> Result<u8> {
         return Ok(0);
     }
     let trace = mode == RunMode::Trace;
-    let mut supervisor = Supervisor::new(spec, &host, &mut plan, held, &signals, trace)?;
+    #[cfg(feature = "life")]
+    if spec.detach.is_some() {
+        if plan.tasks.iter().any(|task| matches!(task, Task::Seal)) {
+            // That begins anew: before there are two.
+            plan.notes.extend(seal::seal()?);
+        }
+        let mut held = Some(held);
+        return detach::start(&host.id, inherited, &signals.all, &mut |caller| {
+            let held = held.take().ok_or("the container was started already")?;
+            let mut supervisor = Supervisor::new(spec, &host, &mut plan, held, &signals, trace)?;
+            supervisor.caller = Some(caller);
+            supervise(supervisor, notes)
+        });
+    }
+    let supervisor = Supervisor::new(spec, &host, &mut plan, held, &signals, trace)?;
+    supervise(supervisor, notes)
+}
+
+/// Runs the container, from its first step to the last.
+fn supervise(mut supervisor: Supervisor<'_>, notes: &mut Vec<String>) -> Result<u8> {
+    let spec = supervisor.spec;
     let result = supervisor.start().and_then(|()| supervisor.watch());
     let status = result.as_ref().map_or_else(Error::status, |status| *status);
     // For mini wait; the container has ended, whether this can be written or not.
     let _ = supervisor.note("status", status.into());
     // What has no name has not run (`rehearse`), even if a filter has kept that from being told.
     let nameless = spec.command.first().is_some_and(Vec::is_empty);
+    #[cfg(feature = "life")]
+    if let (Err(error), Some(log)) = (&result, &mut supervisor.log) {
+        log.say(&format!("mini: {error}"));
+    }
     supervisor.end(result.is_ok() && !nameless);
     notes.append(&mut supervisor.notes);
     result
@@ -170,6 +205,13 @@ struct Supervisor<'a> {
     /// The first id of the container's range, and the file that keeps others from taking it.
     ids: Option<(u32, OwnedFd)>,
     relays: Vec<Relay>,
+    /// In the background: who waits for the command to run, and where its output goes.
+    #[cfg(feature = "life")]
+    caller: Option<Caller>,
+    #[cfg(feature = "life")]
+    log: Option<Log>,
+    #[cfg(feature = "life")]
+    file: Option<OwnedFd>,
     terminal: Option<Terminal>,
     /// Whether the set-up got as far as the command's execve.
     began: bool,
@@ -212,6 +254,12 @@ impl<'a> Supervisor<'a> {
             busy: false,
             ids: None,
             relays: Vec::new(),
+            #[cfg(feature = "life")]
+            caller: None,
+            #[cfg(feature = "life")]
+            log: None,
+            #[cfg(feature = "life")]
+            file: None,
             terminal: None,
             began: false,
         })
@@ -222,6 +270,14 @@ impl Supervisor<'_> {
     /// Performs the supervisor's steps; at the end the container is under way.
     fn start(&mut self) -> Result<()> {
         let mut noted = !self.trace;
+        #[cfg(feature = "life")]
+        if let Some(detach) = &self.spec.detach {
+            let again = self.spec.restart != Restart::No;
+            (self.log, self.file) = match &detach.log {
+                LogTo::Own(most) => (Some(Log::new(*most, again)), None),
+                to => (None, Some(detach::open(to)?)),
+            };
+        }
         self.streams()
             .map_err(|errno| Error::sys("pipe", "standard streams", errno))?;
         for task in &self.plan.tasks {
@@ -317,7 +373,15 @@ impl Supervisor<'_> {
             Task::Record(path, text) => {
                 let name = self.spec.name.as_deref();
                 self.directory(path)
-                    .map_or(Ok(()), |directory| state::write(directory, name, text))
+                    .map_or(Ok(()), |directory| state::write(directory, name, text))?;
+                #[cfg(feature = "life")]
+                if let (Some(log), Some(directory)) = (&mut self.log, self.directories.first()) {
+                    directory
+                        .reopen()
+                        .and_then(|directory| log.open(directory))
+                        .map_err(|errno| Error::sys("open", "log", errno))?;
+                }
+                Ok(())
             }
             Task::Enable(path, text) => {
                 cgroup::write(path, text).map_err(|errno| error!("{task}: {}", reason(errno)))
@@ -403,9 +467,17 @@ impl Supervisor<'_> {
                 let _ = unmount(path.as_os_str().as_bytes(), UnmountFlags::DETACH);
                 Ok(())
             }
+            #[cfg(feature = "life")]
+            Task::LeaveDirectory(path) if self.caller.is_none() => {
+                let mut all = self.directories.iter();
+                if let Some(index) = all.position(|directory| directory.path() == path) {
+                    self.directories.remove(index).leave();
+                }
+                Ok(())
+            }
             // While a cgroup is there its record stays.
             Task::RemoveDirectory(path) if self.busy && path.starts_with(&self.host.run) => Ok(()),
-            Task::RemoveDirectory(path) => {
+            Task::RemoveDirectory(path) | Task::LeaveDirectory(path) => {
                 self.directories
                     .retain(|directory| directory.path() != path);
                 Ok(())
@@ -541,7 +613,19 @@ impl Supervisor<'_> {
             let Step::Stdio(number) = *step else {
                 continue;
             };
+            #[cfg(feature = "life")]
+            if let Some(file) = &self.file {
+                let theirs = rustix::io::fcntl_dupfd_cloexec(file, 3)?;
+                self.context.stdio[usize::from(number)] = Some(theirs);
+                continue;
+            }
             let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+            #[cfg(feature = "life")]
+            if let Some(log) = &mut self.log {
+                log.add(if number == 1 { "stdout" } else { "stderr" }, reader);
+                self.context.stdio[usize::from(number)] = Some(writer);
+                continue;
+            }
             let own = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number.into()), 3)?;
             let (relay, theirs) = match number {
                 0 => (Relay::new(Kind::Input, own, writer), reader),
@@ -563,6 +647,16 @@ impl Supervisor<'_> {
                 self.receive()?;
             }
             let idle = !signal && !report && !ready.contains(&true);
+            #[cfg(feature = "life")]
+            if let Some(log) = &mut self.log {
+                for (index, _) in ready[self.relays.len()..]
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, ready)| **ready)
+                {
+                    log.pump(index);
+                }
+            }
             for (relay, ready) in self.relays.iter_mut().zip(ready) {
                 if ready {
                     relay.pump();
@@ -580,6 +674,8 @@ impl Supervisor<'_> {
             }
             if ended.is_some() {
                 self.relays.iter_mut().for_each(Relay::finish);
+                #[cfg(feature = "life")]
+                self.log.iter_mut().for_each(Log::finish);
             }
         }
         let cgroups = self.plan.cgroups.iter().map(|group| group.path.clone());
@@ -596,6 +692,10 @@ impl Supervisor<'_> {
             ));
         }
         if let Some(why) = why {
+            #[cfg(feature = "life")]
+            if let Some(log) = &mut self.log {
+                log.say(&format!("mini: killed: {why}"));
+            }
             self.say_lines(&format!("mini: killed: {why}\n"));
         }
         Ok(ended.unwrap_or(0))
@@ -610,6 +710,11 @@ impl Supervisor<'_> {
         let mut interested = Vec::new();
         for relay in &self.relays {
             let interest = relay.interest();
+            interested.push(interest.is_some());
+            fds.extend(interest);
+        }
+        #[cfg(feature = "life")]
+        for interest in self.log.iter().flat_map(Log::interests) {
             interested.push(interest.is_some());
             fds.extend(interest);
         }
@@ -654,20 +759,46 @@ impl Supervisor<'_> {
             self.say_lines(&protection::observe(command, self.plan, &self.notes));
             let _ = send(control, b"!", SendFlags::NOSIGNAL);
         }
-        if let Some(master) = received.descriptor {
-            let terminal = Terminal::new(master);
-            let relays = terminal
-                .relays()
-                .map_err(|errno| Error::sys("dup", "terminal", errno))?;
-            self.relays.extend(relays);
-            self.terminal = Some(terminal);
+        match received.descriptor {
+            #[cfg(feature = "life")]
+            Some(master) if self.spec.detach.is_some() => self.alone(master)?,
+            Some(master) => {
+                let terminal = Terminal::new(master);
+                let relays = terminal
+                    .relays()
+                    .map_err(|errno| Error::sys("dup", "terminal", errno))?;
+                self.relays.extend(relays);
+                self.terminal = Some(terminal);
+            }
+            None => {}
         }
+        Ok(())
+    }
+
+    /// The container's terminal, at which nobody types.
+    #[cfg(feature = "life")]
+    fn alone(&mut self, master: OwnedFd) -> Result<()> {
+        let terminal = Terminal::alone(master);
+        let output = (terminal.output()).map_err(|errno| Error::sys("dup", "terminal", errno))?;
+        match (&mut self.log, self.file.take()) {
+            (Some(log), _) => log.add("stdout", output),
+            (None, Some(file)) => self.relays.push(Relay::new(Kind::Output, output, file)),
+            (None, None) => {}
+        }
+        self.terminal = Some(terminal);
         Ok(())
     }
 
     /// The command runs. The supervisor lets go of the caller's input and output, so that whoever reads the output
     /// sees its end when the container closes it; standard error stays for messages.
-    fn started(&self) {
+    fn started(&mut self) {
+        #[cfg(feature = "life")]
+        if self.spec.detach.is_some() {
+            if self.began {
+                self.caller.take().into_iter().for_each(Caller::leave);
+            }
+            return;
+        }
         let null = sys::open(c"/dev/null", OFlags::RDWR);
         if let (Ok(null), None) = (null, &self.terminal) {
             let _ = sys::duplicate(&null, 0).and_then(|()| sys::duplicate(&null, 1));

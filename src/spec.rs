@@ -62,8 +62,9 @@ pub struct Spec {
     pub oom_score_adj: Option<i32>,
     /// Sent to the command when mini gets SIGTERM. `None`: SIGTERM.
     pub stop_signal: Option<i32>,
-    /// In a boot file: what happens when the container has ended, and how many seconds it has to end in when it is
-    /// stopped.
+    /// In the background, and how. `None`: the caller waits for it.
+    pub detach: Option<Detach>,
+    /// What happens when the container has ended, and how many seconds it has to end in when it is stopped.
     pub restart: Restart,
     pub stop_timeout: Option<u32>,
     /// Whether mini's init is PID 1, or the command itself.
@@ -148,7 +149,27 @@ pub enum Upper {
     Disk,
 }
 
-/// What happens when a container of a boot file has ended.
+/// A container in the background.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detach {
+    /// Whether nothing is to be left of it once it has ended: no record, no log, no changes.
+    pub rm: bool,
+    #[cfg(feature = "life")]
+    pub log: LogTo,
+}
+
+/// Where the output of a container in the background goes.
+#[cfg(feature = "life")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTo {
+    /// The log of `mini logs`, of this many bytes.
+    Own(u64),
+    /// A file, as it is.
+    File(PathBuf),
+    Nothing,
+}
+
+/// What happens when a container has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
     No,

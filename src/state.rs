@@ -12,6 +12,9 @@
 //!     label role=web                           each label
 //!     layer site.tar                           each --layer
 //!     note archives are unpacked: …            each default that is known to be left out
+//!     detached yes                             in the background
+//!     rm yes                                   and nothing is to be left of it
+//!     kept /var/lib/mini/kept/ID               where its changes are
 //!     cgroup /sys/fs/cgroup/pids/mini-ID       each of its cgroups
 //!     freezer /sys/fs/cgroup/freezer/mini-ID   the one that `mini pause` makes on version 1
 //!
@@ -19,7 +22,8 @@
 //!     status 0                                 the status it ended with, if the supervisor could say so
 //!
 //! All but the last two is written before the container is made. What a dead supervisor left the next command removes
-//! ([`sweep`]).
+//! ([`sweep`]): all of it, but of a container in the background, unless it is to be removed, only the cgroups. Its record and
+//! its log (`log.rs`), with nobody's lock on them, are what an ended container is. It is there until `mini rm`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -28,17 +32,20 @@ use std::time::Duration;
 
 use container::{child, sys};
 use linux_raw_sys::general as raw;
+#[cfg(feature = "life")]
+use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::process::{WaitOptions, waitpid};
 
 use crate::cgroup::{self, Choice};
 use crate::error::{Result, error, quote};
+use crate::host::Host;
 use crate::record::{self, RECORD, Record, Text};
 use crate::spec::{Rootfs, Spec};
 use crate::store::{self, Directory};
 
 /// The text of the record of a container that is about to be made.
-pub fn record(spec: &Spec, cgroups: &Choice, notes: &[String]) -> Vec<u8> {
+pub fn record(spec: &Spec, host: &Host, cgroups: &Choice, notes: &[String]) -> Vec<u8> {
     let mut text = Text::new();
     let mut line = |key, value: &[u8]| text.line(key, value);
     if let Some(name) = &spec.name {
@@ -62,6 +69,16 @@ pub fn record(spec: &Spec, cgroups: &Choice, notes: &[String]) -> Vec<u8> {
     }
     for label in &spec.labels {
         line("label", label.as_bytes());
+    }
+    if let Some(detach) = &spec.detach {
+        line("detached", b"yes");
+        if detach.rm {
+            line("rm", b"yes");
+        }
+        if spec.keep {
+            let kept = host.store.join("kept").join(&host.id);
+            line("kept", kept.as_os_str().as_bytes());
+        }
     }
     for (key, value) in [
         ("stop-signal", spec.stop_signal),
@@ -123,7 +140,15 @@ pub fn write(directory: &Directory, name: Option<&str>, text: &[u8]) -> Result<(
 /// Those whose supervisors live.
 #[cfg(feature = "life")]
 pub fn running(run: &Path) -> Result<Vec<Record>> {
-    let mut records = record::all(run, "running")?;
+    let mut containers = every(run)?;
+    containers.retain(|(_, runs)| *runs);
+    Ok(containers.into_iter().map(|(record, _)| record).collect())
+}
+
+/// All that are known, each with whether its supervisor lives; what a dead one left only if that stays.
+#[cfg(feature = "life")]
+pub fn every(run: &Path) -> Result<Vec<(Record, bool)>> {
+    let records = record::all(run, "running")?;
     // Nobody tries meanwhile whether a lock can be had, and has it for that moment. Without a record there is nothing to
     // ask; there need not be a directory either.
     let _guard = match records.is_empty() {
@@ -133,8 +158,41 @@ pub fn running(run: &Path) -> Result<Vec<Record>> {
             FlockOperation::LockShared,
         )?),
     };
-    records.retain(runs);
-    Ok(records)
+    let with = records.into_iter().map(|record| {
+        let runs = runs(&record);
+        (record, runs)
+    });
+    Ok(with
+        .filter(|(record, runs)| *runs || stays(record))
+        .collect())
+}
+
+/// Whether a container is to be there when it has ended.
+fn stays(container: &Record) -> bool {
+    container.text("detached").is_some() && container.text("rm").is_none()
+}
+
+/// The container of this id, of which the beginning will do, or this name: the one that runs, else the one that has ended
+/// last.
+#[cfg(feature = "life")]
+pub fn find_any(run: &Path, wanted: &str) -> Result<(Record, bool)> {
+    let mut all = every(run)?;
+    let written = |record: &Record| {
+        let status = std::fs::metadata(record.directory.join(RECORD));
+        status.and_then(|status| status.modified()).ok()
+    };
+    let named = |record: &Record| record.text("name").as_deref() == Some(wanted);
+    let last = (all.iter().filter(|(record, _)| named(record)))
+        .max_by_key(|(record, runs)| (*runs, written(record)))
+        .map(|(record, _)| record.id.clone());
+    all.retain(|(record, _)| !named(record) || Some(&record.id) == last.as_ref());
+    let running: Vec<String> = (all.iter().filter(|(_, runs)| *runs))
+        .map(|(record, _)| record.id.clone())
+        .collect();
+    let records = all.into_iter().map(|(record, _)| record).collect();
+    let found = record::pick(records, wanted, "container", "mini ps -a lists all")?;
+    let runs = running.contains(&found.id);
+    Ok((found, runs))
 }
 
 /// Whether a container's supervisor lives. It has had the lock since before there was a record.
@@ -186,19 +244,56 @@ pub fn sweep_later(run: &Path) {
 pub fn swept(run: &Path) -> Result<bool> {
     let mut all = true;
     for (path, _lock) in store::dead(run, "running")? {
-        all &= remove(&path);
+        let record = Record::read(path);
+        let gone = end(&record);
+        if gone && !stays(&record) {
+            store::remove(&record.directory);
+        }
+        all &= gone;
     }
     Ok(all)
 }
 
-/// Removes the directory of a container whose supervisor is dead, and its cgroups first. False if that is too early.
-pub fn remove(directory: &Path) -> bool {
+/// Removes the cgroups of a container whose supervisor is dead. False if that is too early.
+fn end(container: &Record) -> bool {
     let mut gone = true;
-    for cgroup in cgroups(&Record::read(directory.to_owned())) {
+    for cgroup in cgroups(container) {
         gone &= cgroup::remove(&cgroup);
     }
+    gone
+}
+
+/// Removes what is left of a container whose supervisor is dead: its cgroups, and once they are gone what it has changed
+/// and the directory. False if that is too early.
+#[cfg(any(feature = "images", feature = "life"))]
+pub fn remove(container: &Record) -> bool {
+    let gone = end(container);
     if gone {
-        store::remove(directory);
+        #[cfg(feature = "life")]
+        crate::detach::forget(container);
+        store::remove(&container.directory);
     }
     gone
+}
+
+/// Takes the directory of a container whose supervisor is dead, as [`store::dead`] does, while nobody else works on it.
+/// `None` if it is gone.
+#[cfg(feature = "life")]
+pub fn claim(container: &Record) -> Result<Option<OwnedFd>> {
+    let path = &container.directory;
+    let top = path.parent().unwrap_or(path);
+    for _ in 0..1000 {
+        let guard = store::lock(top, FlockOperation::LockExclusive)?;
+        if !path.exists() {
+            return Ok(None);
+        }
+        if let Ok(lock) = store::lock(path, FlockOperation::NonBlockingLockExclusive)
+            && rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok()
+        {
+            return Ok(Some(lock));
+        }
+        drop(guard);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Err(error!("container {} is running", container.id))
 }

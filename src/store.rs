@@ -220,6 +220,13 @@ impl Directory {
         written.map_err(|errno| Error::sys("write", path.as_os_str().as_bytes(), errno))
     }
 
+    /// Another descriptor of it, without the lock: what is mounted over it by then is not seen through that either.
+    #[cfg(feature = "life")]
+    pub fn reopen(&self) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(&self.lock, ".", flags, Mode::empty())
+    }
+
     /// Gives the lock back, and leaves the directory to others as a dead one's.
     pub fn leave(mut self) {
         self.path = PathBuf::new();

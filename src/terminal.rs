@@ -175,18 +175,33 @@ pub struct Terminal {
 impl Terminal {
     /// Takes over the master; makes the caller's terminal raw if standard input is one.
     pub fn new(master: OwnedFd) -> Terminal {
+        let mut terminal = Terminal::with(master, tcgetattr(sys::borrow(0)).ok());
+        terminal.raw();
+        terminal
+    }
+
+    fn with(master: OwnedFd, saved: Option<Termios>) -> Terminal {
         // A pty polls writable with room for one byte: a longer write would sleep while the command, whose output
         // nobody reads meanwhile, sleeps as well.
         let _ = nonblocking(&master);
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let slave = ioctl_tiocgptpeer(&master, flags).ok();
-        let mut terminal = Terminal {
+        Terminal {
             master,
             _slave: slave,
-            saved: tcgetattr(sys::borrow(0)).ok(),
-        };
-        terminal.raw();
-        terminal
+            saved,
+        }
+    }
+
+    #[cfg(feature = "life")]
+    pub fn output(&self) -> rustix::io::Result<OwnedFd> {
+        fcntl_dupfd_cloexec(&self.master, 3)
+    }
+
+    /// Takes over the master for a container that has nobody at its terminal.
+    #[cfg(feature = "life")]
+    pub fn alone(master: OwnedFd) -> Terminal {
+        Terminal::with(master, None)
     }
 
     /// Standard input to the pty, and the pty to standard output.

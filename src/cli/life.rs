@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 
 use argh::FromArgs;
+use container::sys;
 use linux_raw_sys::general as raw;
 
 use super::{Action, Command, given, seconds, texts};
 use crate::error::{Result, error};
 use crate::life::Query;
+use crate::logs::{Excerpt, point};
 use crate::spec;
 
 /// What to do with running containers, whose names or ids stand beside it.
@@ -27,6 +29,9 @@ pub enum Life {
     /// Gives them so many seconds.
     Stop(Option<u32>),
     Wait,
+    Logs(Excerpt),
+    /// Removes what is left of those that have ended; with `true` ends them first.
+    Remove(bool),
 }
 
 /// Lists the containers that are running.
@@ -38,13 +43,16 @@ pub enum Life {
     example = "mini ps\nmini stop $(mini ps -q --filter label=role=web)"
 )]
 pub struct PsCommand {
+    /// also those in the background that have ended
+    #[argh(switch, short = 'a')]
+    all: bool,
     /// print the ids alone
     #[argh(switch, short = 'q')]
     quiet: bool,
     /// for programs
     #[argh(switch)]
     json: bool,
-    /// only those with name=PART, status=running, paused or starting, label=KEY or label=KEY=VALUE; repeatable
+    /// only those with name=PART, status=running, paused, starting, exited or dead, label=KEY or label=KEY=VALUE; repeatable
     #[argh(option)]
     filter: Vec<String>,
 }
@@ -77,6 +85,44 @@ pub struct StopCommand {
 #[derive(FromArgs)]
 #[argh(subcommand, name = "wait", help_triggers("-h", "--help"))]
 pub struct WaitCommand {
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    containers: Vec<String>,
+}
+
+/// Shows what a container in the background has written to its standard output and error.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "logs",
+    help_triggers("-h", "--help"),
+    example = "mini logs -f web\n  mini logs --tail 20 --since 10m web"
+)]
+pub struct LogsCommand {
+    /// go on until the container ends
+    #[argh(switch, short = 'f')]
+    follow: bool,
+    /// begin with the last so many lines
+    #[argh(option, short = 'n')]
+    tail: Option<String>,
+    /// only what was written since then: as in 90s, 10m, 2h, or as in 2026-11-22T10:29:54Z
+    #[argh(option)]
+    since: Option<String>,
+    /// begin each line with the time when it was written
+    #[argh(switch, short = 't')]
+    timestamps: bool,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    container: String,
+}
+
+/// Removes what is left of containers in the background that have ended: record, log and changes.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "rm", help_triggers("-h", "--help"))]
+pub struct RmCommand {
+    /// end those that are running, by SIGKILL
+    #[argh(switch, short = 'f')]
+    force: bool,
     #[allow(dead_code)]
     #[argh(positional, arg_name = "ID")]
     containers: Vec<String>,
@@ -137,6 +183,7 @@ pub(super) fn action(command: Command, name: &str, rest: Vec<OsString>) -> Resul
         | Command::Kill(_)
         | Command::Stop(_)
         | Command::Wait(_)
+        | Command::Rm(_)
             if rest.is_empty() =>
         {
             return Err(error!("{name}: no container given"));
@@ -153,6 +200,8 @@ pub(super) fn action(command: Command, name: &str, rest: Vec<OsString>) -> Resul
             Life::Stop(seconds)
         }
         Command::Wait(_) => Life::Wait,
+        Command::Logs(logs) => Life::Logs(logs.excerpt()?),
+        Command::Rm(rm) => Life::Remove(rm.force),
         _ => return Err(error!("{name}: not about running containers")),
     };
     Ok(Action::Life(what, texts(rest)?))
@@ -173,9 +222,30 @@ impl PsCommand {
             }
         }
         Ok(Query {
+            all: self.all,
             quiet: self.quiet,
             json: self.json,
             filters,
+        })
+    }
+}
+
+impl LogsCommand {
+    fn excerpt(self) -> Result<Excerpt> {
+        let number = |text: &str| {
+            let number = text.parse();
+            number.map_err(|_| spec::invalid("--tail", text, "not a number of lines"))
+        };
+        let now = sys::clock(raw::CLOCK_REALTIME);
+        let since = |text: &str| {
+            let what = "neither a time as in 10m nor one as in 2026-11-22T10:29:54Z";
+            point(text, now).ok_or_else(|| spec::invalid("--since", text, what))
+        };
+        Ok(Excerpt {
+            follow: self.follow,
+            tail: given(&self.tail, number)?,
+            since: given(&self.since, since)?.unwrap_or(0),
+            timestamps: self.timestamps,
         })
     }
 }

@@ -18,7 +18,7 @@ use super::tar::Member;
 use super::write::{Writer, file};
 use super::{Config, Sha256};
 use crate::error::{Error, Result};
-use crate::output::{join, string};
+use crate::output::{join, rfc3339, string};
 
 /// A layer: a plain tar, which is a file or a part of one.
 pub struct Layer<'a> {
@@ -215,48 +215,9 @@ fn pair(key: &[u8], value: &str) -> String {
     string(key) + ":" + value
 }
 
-/// Seconds since 1970 as in `2026-11-22T10:29:54Z` (RFC 3339, which has years of four digits).
-pub fn rfc3339(seconds: u64) -> String {
-    let seconds = seconds.min(253_402_300_799);
-    let (mut day, second) = (seconds / 86_400, seconds % 86_400);
-    let (mut year, mut month) = (1970, 1);
-    loop {
-        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-        let days = match month {
-            4 | 6 | 9 | 11 => 30,
-            2 => 28 + u64::from(leap),
-            _ => 31,
-        };
-        if day < days {
-            break;
-        }
-        day -= days;
-        (year, month) = (year + month / 12, month % 12 + 1);
-    }
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!(
-        "{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z",
-        day + 1
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates() {
-        for (seconds, date) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-            (1_795_343_394, "2026-11-22T10:29:54Z"),
-            (u64::MAX, "9999-12-31T23:59:59Z"),
-        ] {
-            assert_eq!(rfc3339(seconds), date);
-        }
-    }
 
     #[test]
     fn a_configuration_says_what_there_is_and_no_more() {

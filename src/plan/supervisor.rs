@@ -54,7 +54,7 @@ impl Planner<'_> {
             .tasks
             .push(Task::CreateDirectory(self.run.clone()));
         // Before what it is about is made: whoever finds it, and no owner, removes that.
-        let record = state::record(self.spec, &self.cgroups, &self.plan.notes);
+        let record = state::record(self.spec, host, &self.cgroups, &self.plan.notes);
         self.plan.tasks.push(Task::Record(self.run.clone(), record));
         // What is in here, /dev included, nobody sees but this container.
         let (target, data) = (Target::Path(path(&self.run)), "mode=0755,size=65536k");
@@ -72,9 +72,11 @@ impl Planner<'_> {
         }
         let freezer = self.cgroups.freezer.clone();
         self.plan.teardown.extend(freezer.map(Task::RemoveCgroup));
-        self.plan
-            .teardown
-            .push(Task::RemoveDirectory(self.run.clone()));
+        let run = self.run.clone();
+        self.plan.teardown.push(match &self.spec.detach {
+            Some(Detach { rm: false, .. }) => Task::LeaveDirectory(run),
+            _ => Task::RemoveDirectory(run),
+        });
     }
 
     /// A directory of the host under a name in the container's directory, idmapped if need be.
