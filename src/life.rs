@@ -339,7 +339,8 @@ fn stop(run: &Path, container: &Record, seconds: Option<u32>) -> Result<()> {
     await_end(container)?;
     // A supervisor that was killed has left it; one that was not leaves a cgroup whose processes are still ending.
     pause::wait(container, &|| {
-        !container.directory.exists() || state::swept(run).is_err()
+        let over = || state::swept(run).is_err() || state::is_over(container);
+        !container.directory.exists() || over()
     })
 }
 

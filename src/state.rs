@@ -167,6 +167,13 @@ pub fn every(run: &Path) -> Result<Vec<(Record, bool)>> {
         .collect())
 }
 
+/// Whether a container has ended that is to be there, and nothing of it runs on.
+#[cfg(feature = "life")]
+pub fn is_over(container: &Record) -> bool {
+    let gone = || cgroups(container).iter().all(|path| !path.exists());
+    stays(container) && !runs(container) && gone()
+}
+
 /// Whether a container is to be there when it has ended.
 fn stays(container: &Record) -> bool {
     container.text("detached").is_some() && container.text("rm").is_none()

@@ -685,6 +685,7 @@ impl Bench {
             self.text("run/ids"),
             self.text("store"),
             self.text("store/containers"),
+            self.text("store/kept"),
             self.text("store/cache"),
         ];
         let (kept, cached, new) = (
