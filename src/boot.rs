@@ -224,11 +224,7 @@ impl Job {
     fn ended(&mut self, status: u8, since: u64, now: u64) {
         self.status = status;
         self.state = State::Ended;
-        let again = match self.restart {
-            Restart::No => false,
-            Restart::Always => true,
-            Restart::OnFailure(most) => status != 0 && most.is_none_or(|most| self.restarts < most),
-        };
+        let again = self.restart.again(status, self.restarts);
         if !again && status == 0 {
             return;
         }
@@ -299,7 +295,7 @@ fn kill_children(parent: i32) -> bool {
 }
 
 /// How long to wait after a run of `ran`, when the last wait was `delay`.
-fn next_delay(delay: u64, restarts: u32, ran: u64) -> u64 {
+pub fn next_delay(delay: u64, restarts: u32, ran: u64) -> u64 {
     match restarts == 0 || ran >= WELL {
         true => SHORTEST,
         false => (delay * 2).min(LONGEST),

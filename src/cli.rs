@@ -276,7 +276,7 @@ struct Run {
     #[cfg(feature = "life")]
     #[argh(option)]
     log_max: Option<String>,
-    /// in a boot file: no (default), always or on-failure[:N], what happens when the container has ended
+    /// whether it is started again when it has ended: no (default), always or on-failure[:N]
     #[argh(option)]
     restart: Option<String>,
     /// seconds from the stop signal of mini stop, or of the end of mini up, until the container is killed (default: 10)
@@ -790,7 +790,7 @@ fn parse_as(arguments: Vec<OsString>, line: bool) -> Result<Action> {
             if line {
                 // They are read when it is run.
                 (run.env_file, run.seccomp) = (Vec::new(), None);
-            } else if run.restart.is_some() {
+            } else if cfg!(not(feature = "life")) && run.restart.is_some() {
                 let error = Error::new("--restart: only in a boot file");
                 return Err(error.hint("see mini up --help"));
             }
@@ -1245,7 +1245,6 @@ mod tests {
             "run --cap-add CHOWN --cap-drop cap_chown x",
             "run --net host --sysctl net.ipv4.ip_forward=1 x",
             "up",
-            "run --restart always x",
             "run --restart sometimes x",
         ] {
             if let Err(error) = parse(line.split(' ').map(Into::into).collect()) {

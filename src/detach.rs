@@ -14,25 +14,28 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use linux_raw_sys::general as raw;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitOptions, setsid, waitpid};
+use rustix::process::{WaitOptions, getpid, getppid, setsid, waitpid};
 
 use container::{init, sys};
 
+use crate::boot::next_delay;
 use crate::cli;
-use crate::error::{Error, Result, error, say};
+use crate::error::{Error, FAILED, Result, error, say};
 use crate::host::{Host, probe};
 use crate::plan::IdMap;
-use crate::record::Record;
+use crate::record::{RECORD, Record};
 use crate::run::exit_status;
 use crate::spec::{LogTo, Spec, Upper, Userns};
 use crate::state;
-use crate::store::{self, names};
+use crate::store::{self, Directory, names};
 use crate::userns;
 
 /// Whoever waits for the command to be executed.
@@ -70,6 +73,174 @@ pub fn adapt(mut spec: Spec, host: &mut Host) -> Spec {
     spec
 }
 
+/// A run of a container that is started again, as its supervisor has it.
+pub struct Run {
+    /// The container's directory.
+    pub directory: Directory,
+    pub restarts: u32,
+}
+
+/// Runs the container until `rule` says that it is enough, each time in a process of its own; with `caller` in the
+/// background. `work` is what that process does. Returns the status to exit with: the last run's.
+///
+/// This process has the lock on the container's directory `path`, and goes on having it between two runs. When it is told
+/// to end (by `mini stop`, or by Ctrl-C), so is the run, and there is no other one.
+pub fn keep(
+    spec: &Spec,
+    path: &Path,
+    mut caller: Option<Caller>,
+    signals: &OwnedFd,
+    work: &mut dyn FnMut(Caller, Run) -> Result<u8>,
+) -> Result<u8> {
+    let directory = Directory::create(path)?;
+    let (mut delay, mut restarts, mut stopped) = (0, 0, false);
+    loop {
+        let begun = sys::clock(raw::CLOCK_MONOTONIC);
+        let mut run = Some(Run {
+            directory: directory.lend().map_err(failed("dup"))?,
+            restarts,
+        });
+        let (status, started) = one(&mut caller, signals, &mut stopped, &mut |caller| {
+            run.take().map_or(Ok(FAILED), |run| work(caller, run))
+        })?;
+        if !started && restarts == 0 {
+            return Ok(status);
+        }
+        // If that cannot be written, nobody can be told.
+        let _ = directory.append(RECORD, format!("status {status}\n").as_bytes());
+        let now = sys::clock(raw::CLOCK_MONOTONIC);
+        if stopped || !spec.restart.again(status, restarts) {
+            if spec.detach.as_ref().is_some_and(|detach| !detach.rm) {
+                directory.leave();
+            }
+            return Ok(status);
+        }
+        delay = next_delay(delay, restarts, now - begun);
+        if spec.detach.is_none() {
+            let ms = delay / 1_000_000;
+            say(&format!("mini: exit status {status}, again in {ms} ms\n"));
+        }
+        while !stopped && sys::clock(raw::CLOCK_MONOTONIC) < now + delay {
+            let rest = (now + delay).saturating_sub(sys::clock(raw::CLOCK_MONOTONIC));
+            let rest = Timespec {
+                tv_sec: (rest / 1_000_000_000) as _,
+                tv_nsec: (rest % 1_000_000_000) as _,
+            };
+            let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&rest));
+            stopped |= signal(signals).is_some_and(|(number, _)| ends(number));
+        }
+        if stopped {
+            if spec.detach.as_ref().is_some_and(|detach| !detach.rm) {
+                directory.leave();
+            }
+            return Ok(status);
+        }
+        restarts += 1;
+        // What a supervisor that was killed has left.
+        let record = Record::read(path.to_owned());
+        for _ in 0..200 {
+            if state::end(&record) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if let Some(kept) = kept(&record) {
+            let work = kept.join("work");
+            if work.exists() {
+                store::remove(&work);
+            }
+        }
+        let _ = directory.truncate(RECORD, &|text| {
+            let line = |key: &[u8]| text.windows(key.len()).position(|part| part == key);
+            let places = [line(b"\nrestarts "), line(b"\nsupervisor ")];
+            (places.into_iter().flatten().min()).map_or(text.len(), |place| place + 1)
+        });
+        let _ = directory.append(RECORD, format!("restarts {restarts}\n").as_bytes());
+    }
+}
+
+/// One run: its status, and whether its command was executed.
+fn one(
+    caller: &mut Option<Caller>,
+    signals: &OwnedFd,
+    stopped: &mut bool,
+    work: &mut dyn FnMut(Caller) -> Result<u8>,
+) -> Result<(u8, bool)> {
+    let (ready, pipe) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("pipe"))?;
+    let inherited = caller
+        .as_ref()
+        .map_or(Vec::new(), |it| it.inherited.clone());
+    let (ours, this) = (ready.as_raw_fd(), getpid());
+    let supervisor = sys::clone(0, || {
+        sys::close(ours);
+        let _ = sys::set_parent_death_signal(raw::SIGKILL as i32);
+        if getppid() != Some(this) {
+            return i32::from(FAILED);
+        }
+        end(work(Caller { pipe, inherited }))
+    })
+    .map_err(failed("clone3"))?;
+    let mut started = None;
+    loop {
+        let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+        if started.is_none() {
+            fds.push(PollFd::new(&ready, PollFlags::IN));
+        }
+        let _ = poll(&mut fds, None);
+        if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
+            started = Some(read(&ready, &mut [0; 1]) == Ok(1));
+            if started == Some(true) {
+                caller.take().into_iter().for_each(Caller::leave);
+            }
+        }
+        let Some((number, code)) = signal(signals) else {
+            continue;
+        };
+        match number {
+            raw::SIGCHLD => {
+                if let Ok(Some((_, status))) = waitpid(Some(supervisor), WaitOptions::NOHANG) {
+                    return Ok((exit_status(status), started == Some(true)));
+                }
+                continue;
+            }
+            // From a terminal the run has it as well.
+            _ if code <= 0 => {
+                let _ = sys::kill(supervisor.as_raw_pid(), number as i32);
+            }
+            _ => {}
+        }
+        if [raw::SIGTSTP, raw::SIGTTIN, raw::SIGTTOU].contains(&number) {
+            let _ = sys::kill(this.as_raw_pid(), raw::SIGSTOP as i32);
+        }
+        *stopped |= ends(number);
+    }
+}
+
+fn ends(signal: u32) -> bool {
+    init::ENDING & 1 << (signal - 1) != 0
+}
+
+/// The next signal that waits: its number, and whether somebody sent it (0 and below) or the kernel.
+fn signal(signals: &OwnedFd) -> Option<(u32, i32)> {
+    let mut info = [0; 128]; // struct signalfd_siginfo: number, errno, code …
+    (read(signals, &mut info) == Ok(info.len())).then(|| {
+        let word = |at: usize| [info[at], info[at + 1], info[at + 2], info[at + 3]];
+        (u32::from_ne_bytes(word(0)), i32::from_ne_bytes(word(8)))
+    })
+}
+
+/// The status of a process that has done its work.
+fn end(result: Result<u8>) -> i32 {
+    i32::from(result.unwrap_or_else(|error| {
+        say(&format!("mini: {error}\n"));
+        error.status()
+    }))
+}
+
+fn failed(operation: &'static str) -> impl Fn(rustix::io::Errno) -> Error {
+    move |errno| Error::sys(operation, "", errno)
+}
+
 /// Opens what the output goes to, if that is not the log.
 pub fn open(log: &LogTo) -> Result<OwnedFd> {
     let path = match log {
@@ -89,16 +260,12 @@ pub fn start(
     signals: &OwnedFd,
     work: &mut dyn FnMut(Caller) -> Result<u8>,
 ) -> Result<u8> {
-    let failed = |operation: &'static str| move |errno| Error::sys(operation, "", errno);
     let (ready, pipe) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("pipe"))?;
     let (ours, caller) = (ready.as_raw_fd(), Caller { pipe, inherited });
     let supervisor = sys::clone(0, || {
         sys::close(ours);
         let _ = setsid();
-        i32::from(work(caller).unwrap_or_else(|error| {
-            say(&format!("mini: {error}\n"));
-            error.status()
-        }))
+        end(work(caller))
     })
     .map_err(failed("clone3"))?;
     loop {
@@ -108,13 +275,9 @@ pub fn start(
         if !fds[0].revents().is_empty() {
             break;
         }
-        let mut info = [0; 128]; // struct signalfd_siginfo, which begins with the number
-        if read(signals, &mut info) == Ok(info.len()) && info[0] > 0 {
-            let number = u32::from(info[0]);
-            if init::ENDING & 1 << (number - 1) != 0 {
-                // It cannot be gone: it has not been waited for.
-                let _ = sys::kill(supervisor.as_raw_pid(), number as i32);
-            }
+        if let Some((number, _)) = signal(signals).filter(|(number, _)| ends(*number)) {
+            // It cannot be gone: it has not been waited for.
+            let _ = sys::kill(supervisor.as_raw_pid(), number as i32);
         }
     }
     if read(&ready, &mut [0; 1]) == Ok(1) {
@@ -137,6 +300,11 @@ impl Caller {
             }
         }
         self.inherited.iter().copied().for_each(sys::close);
+        self.tell();
+    }
+
+    /// Tells it that the command runs.
+    pub fn tell(&self) {
         // It may have been killed.
         let _ = write(&self.pipe, b"!");
     }

@@ -97,6 +97,7 @@ fn status(container: &Record, runs: bool) -> String {
     match (container.text("status"), container.text("pid")) {
         (Some(status), _) if !runs => format!("exited ({status})"),
         _ if !runs => "dead".into(),
+        (Some(_), _) if container.text("keeper").is_some() => "restarting".into(),
         _ if pause::paused(container) => "paused".into(),
         (_, None) => "starting".into(),
         _ => "running".into(),
@@ -314,7 +315,13 @@ fn ended(container: &Record) -> Error {
 fn kill(container: &Record, signal: i32) -> Result<()> {
     let processes = Processes::of(container)?.ok_or_else(|| ended(container))?;
     match signal == raw::SIGKILL as i32 {
-        true => processes.end(container, signal),
+        true => {
+            // That is its end: it is not to be started again.
+            if let Some(keeper) = Process::find(container, "keeper") {
+                keeper.signal(raw::SIGTERM as i32)?;
+            }
+            processes.end(container, signal)
+        }
         false => processes.init.signal(signal),
     }
 }
@@ -325,7 +332,21 @@ fn stop(run: &Path, container: &Record, seconds: Option<u32>) -> Result<()> {
     let seconds = seconds
         .or_else(|| number("stop-timeout"))
         .unwrap_or(crate::boot::STOP_TIMEOUT);
-    if let Some(processes) = Processes::of(container)? {
+    // One that is started again: whoever does that is told to end, and tells the container.
+    let kept = Process::find(container, "keeper").filter(|_| state::runs(container));
+    if let Some(keeper) = kept {
+        let _ = pause::pause(container, false);
+        keeper.signal(raw::SIGTERM as i32)?;
+        let gone = |_| {
+            std::thread::sleep(Duration::from_millis(5));
+            !state::runs(container)
+        };
+        if !(0..u64::from(seconds) * 200).any(gone)
+            && let Ok(Some(processes)) = Processes::of(&Record::read(container.directory.clone()))
+        {
+            processes.end(container, raw::SIGKILL as i32)?;
+        }
+    } else if let Some(processes) = Processes::of(container)? {
         let signal = number("stop-signal").unwrap_or(raw::SIGTERM);
         processes.end(container, signal as i32)?;
         let gone = |_| {

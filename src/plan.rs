@@ -333,6 +333,20 @@ impl Plan {
         text
     }
 
+    /// The same for a container that has changes of its own already.
+    #[cfg(feature = "life")]
+    pub fn go_on(&mut self) {
+        if self.kept.is_none() {
+            return;
+        }
+        let upper = |path: &CStr| path.to_bytes().ends_with(b"/upper");
+        let begins = |step: &&Step| matches!(step, Step::Mkdir(path, _) | Step::CopyOwner(path, _) if upper(path));
+        let steps: Vec<Step> = (self.steps.iter().filter(|step| !begins(step)))
+            .copied()
+            .collect();
+        self.steps = steps.leak();
+    }
+
     /// Who performs the container step with this index.
     pub fn actor(&self, index: usize) -> &'static str {
         let mut steps = self.steps.iter();

@@ -65,6 +65,7 @@ pub fn rehearse(spec: Spec) -> Result<Vec<String>> {
         entrypoint,
         command,
         detach: None,
+        restart: Restart::No,
         ..spec
     };
     let mut notes = Vec::new();
@@ -104,18 +105,35 @@ fn carry_out(spec: Spec, mode: RunMode, notes: &mut Vec<String>) -> Result<u8> {
     }
     let trace = mode == RunMode::Trace;
     #[cfg(feature = "life")]
-    if spec.detach.is_some() {
+    if spec.detach.is_some() || spec.restart != Restart::No {
         if plan.tasks.iter().any(|task| matches!(task, Task::Seal)) {
             // That begins anew: before there are two.
             plan.notes.extend(seal::seal()?);
         }
         let mut held = Some(held);
-        return detach::start(&host.id, inherited, &signals.all, &mut |caller| {
+        // In a process of its own, which has a copy of all this.
+        let mut work = |caller, run: Option<detach::Run>| {
             let held = held.take().ok_or("the container was started already")?;
+            if run.as_ref().is_some_and(|run| run.restarts > 0) {
+                plan.go_on();
+            }
             let mut supervisor = Supervisor::new(spec, &host, &mut plan, held, &signals, trace)?;
-            supervisor.caller = Some(caller);
+            (supervisor.caller, supervisor.run) = (Some(caller), run);
             supervise(supervisor, notes)
-        });
+        };
+        let path = host.run.join("running").join(&host.id);
+        let mut keep = |caller: Option<Caller>| match spec.restart {
+            Restart::No => caller.map_or(Ok(0), |caller| work(caller, None)),
+            _ => detach::keep(spec, &path, caller, &signals.all, &mut |caller, run| {
+                work(caller, Some(run))
+            }),
+        };
+        return match spec.detach {
+            None => keep(None),
+            Some(_) => detach::start(&host.id, inherited, &signals.all, &mut |caller| {
+                keep(Some(caller))
+            }),
+        };
     }
     let supervisor = Supervisor::new(spec, &host, &mut plan, held, &signals, trace)?;
     supervise(supervisor, notes)
@@ -127,7 +145,9 @@ fn supervise(mut supervisor: Supervisor<'_>, notes: &mut Vec<String>) -> Result<
     let result = supervisor.start().and_then(|()| supervisor.watch());
     let status = result.as_ref().map_or_else(Error::status, |status| *status);
     // For mini wait; the container has ended, whether this can be written or not.
-    let _ = supervisor.note("status", status.into());
+    if !supervisor.is_kept() {
+        let _ = supervisor.note("status", status.into());
+    }
     // What has no name has not run (`rehearse`), even if a filter has kept that from being told.
     let nameless = spec.command.first().is_some_and(Vec::is_empty);
     #[cfg(feature = "life")]
@@ -208,6 +228,9 @@ struct Supervisor<'a> {
     /// In the background: who waits for the command to run, and where its output goes.
     #[cfg(feature = "life")]
     caller: Option<Caller>,
+    /// If it is started again when it has ended.
+    #[cfg(feature = "life")]
+    run: Option<detach::Run>,
     #[cfg(feature = "life")]
     log: Option<Log>,
     #[cfg(feature = "life")]
@@ -256,6 +279,8 @@ impl<'a> Supervisor<'a> {
             relays: Vec::new(),
             #[cfg(feature = "life")]
             caller: None,
+            #[cfg(feature = "life")]
+            run: None,
             #[cfg(feature = "life")]
             log: None,
             #[cfg(feature = "life")]
@@ -335,8 +360,26 @@ impl Supervisor<'_> {
                 self.notes.extend(seal::seal()?);
                 Ok(())
             }
-            Task::EnterUserNamespace(map) => userns::enter(map, self.host),
+            Task::EnterUserNamespace(map) => {
+                userns::enter(map, self.host)?;
+                if self.is_kept() {
+                    // A change of ids has cleared it.
+                    let _ = sys::set_parent_death_signal(raw::SIGKILL as i32);
+                }
+                Ok(())
+            }
             Task::CreateDirectory(path) => {
+                #[cfg(feature = "life")]
+                if let Some(run) = &self.run
+                    && run.directory.path() == path
+                {
+                    let lent = run.directory.lend();
+                    let lent = lent.map_err(|errno| Error::sys("dup", "", errno))?;
+                    self.directories.push(lent);
+                    state::sweep(&self.host.run)?;
+                    store::sweep(&self.host.store, "containers")?;
+                    return cache::clean(&self.host.store);
+                }
                 if self.directories.is_empty() {
                     state::sweep(&self.host.run)?;
                     store::sweep(&self.host.store, "containers")?;
@@ -372,8 +415,13 @@ impl Supervisor<'_> {
             }
             Task::Record(path, text) => {
                 let name = self.spec.name.as_deref();
-                self.directory(path)
-                    .map_or(Ok(()), |directory| state::write(directory, name, text))?;
+                self.directory(path).map_or(Ok(()), |directory| {
+                    #[cfg(feature = "life")]
+                    if let Some(run) = &self.run {
+                        return state::write_run(directory, name, text, run.restarts);
+                    }
+                    state::write(directory, name, text)
+                })?;
                 #[cfg(feature = "life")]
                 if let (Some(log), Some(directory)) = (&mut self.log, self.directories.first()) {
                     directory
@@ -793,16 +841,26 @@ impl Supervisor<'_> {
     /// sees its end when the container closes it; standard error stays for messages.
     fn started(&mut self) {
         #[cfg(feature = "life")]
-        if self.spec.detach.is_some() {
-            if self.began {
-                self.caller.take().into_iter().for_each(Caller::leave);
+        if self.began
+            && let Some(caller) = self.caller.take()
+        {
+            match self.spec.detach {
+                Some(_) => return caller.leave(),
+                None => caller.tell(),
             }
-            return;
         }
         let null = sys::open(c"/dev/null", OFlags::RDWR);
         if let (Ok(null), None) = (null, &self.terminal) {
             let _ = sys::duplicate(&null, 0).and_then(|()| sys::duplicate(&null, 1));
         }
+    }
+
+    /// Whether another process is there when this one has ended.
+    fn is_kept(&self) -> bool {
+        #[cfg(feature = "life")]
+        return self.run.is_some();
+        #[cfg(not(feature = "life"))]
+        false
     }
 
     fn shares_pids(&self) -> bool {
@@ -875,6 +933,8 @@ impl Supervisor<'_> {
         };
         let (upper, work) = (kept.join("upper"), kept.join("work"));
         // What overlay has left in its work directory is of no use, and nothing is if the command never ran.
+        #[cfg(feature = "life")]
+        let ran = ran || self.run.as_ref().is_some_and(|run| run.restarts > 0);
         store::remove(if ran { &work } else { kept });
         if ran {
             let upper = show(&upper);

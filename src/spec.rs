@@ -178,6 +178,17 @@ pub enum Restart {
     OnFailure(Option<u32>),
 }
 
+impl Restart {
+    /// Whether what has ended with `status`, after so many restarts, is started again.
+    pub fn again(self, status: u8, restarts: u32) -> bool {
+        match self {
+            Restart::No => false,
+            Restart::Always => true,
+            Restart::OnFailure(most) => status != 0 && most.is_none_or(|most| restarts < most),
+        }
+    }
+}
+
 /// The user namespace (user_namespaces(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Userns {

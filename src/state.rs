@@ -7,7 +7,9 @@
 //!     image rootfs.tar                         ROOTFS as it was given
 //!     command sh                               each word of the command
 //!     created 1763808000                       seconds since 1970
-//!     supervisor 4711                          its process
+//!     keeper 4710                              the process that starts it again, if there is one
+//!     restarts 2                               how often it has
+//!     supervisor 4711                          the supervisor's process
 //!     stop-signal 15, stop-timeout 10          if they were given, each on its line
 //!     label role=web                           each label
 //!     layer site.tar                           each --layer
@@ -21,7 +23,7 @@
 //!     pid 4712                                 its first process, before that is told to go on
 //!     status 0                                 the status it ended with, if the supervisor could say so
 //!
-//! All but the last two is written before the container is made. What a dead supervisor left the next command removes
+//! When a container is started again, what begins with `restarts` or `supervisor` is written anew. All but the last two is written before the container is made. What a dead supervisor left the next command removes
 //! ([`sweep`]): all of it, but of a container in the background, unless it is to be removed, only the cgroups. Its record and
 //! its log (`log.rs`), with nobody's lock on them, are what an ended container is. It is there until `mini rm`.
 
@@ -135,6 +137,23 @@ pub fn write(directory: &Directory, name: Option<&str>, text: &[u8]) -> Result<(
         }
     }
     directory.append(RECORD, &[text, more.as_bytes()].concat())
+}
+
+/// The same for a container that is started again by this process's parent. What is known of it stays the same.
+#[cfg(feature = "life")]
+pub fn write_run(
+    directory: &Directory,
+    name: Option<&str>,
+    text: &[u8],
+    restarts: u32,
+) -> Result<()> {
+    if restarts > 0 {
+        let line = format!("supervisor {}\n", std::process::id());
+        return directory.append(RECORD, line.as_bytes());
+    }
+    let parent = rustix::process::getppid().map_or(0, |parent| parent.as_raw_pid());
+    let keeper = format!("keeper {parent}\n");
+    write(directory, name, &[text, keeper.as_bytes()].concat())
 }
 
 /// Those whose supervisors live.
@@ -262,7 +281,7 @@ pub fn swept(run: &Path) -> Result<bool> {
 }
 
 /// Removes the cgroups of a container whose supervisor is dead. False if that is too early.
-fn end(container: &Record) -> bool {
+pub fn end(container: &Record) -> bool {
     let mut gone = true;
     for cgroup in cgroups(container) {
         gone &= cgroup::remove(&cgroup);

@@ -182,6 +182,8 @@ impl Removal {
 pub struct Directory {
     path: PathBuf,
     lock: OwnedFd,
+    /// Somebody else removes it.
+    lent: bool,
 }
 
 impl Directory {
@@ -201,6 +203,7 @@ impl Directory {
         Ok(Directory {
             path: path.to_owned(),
             lock: lock?,
+            lent: false,
         })
     }
 
@@ -220,6 +223,30 @@ impl Directory {
         written.map_err(|errno| Error::sys("write", path.as_os_str().as_bytes(), errno))
     }
 
+    /// The same for another process: the lock is held until both are gone, and this one removes it.
+    #[cfg(feature = "life")]
+    pub fn lend(&self) -> rustix::io::Result<Directory> {
+        Ok(Directory {
+            path: self.path.clone(),
+            lock: rustix::io::fcntl_dupfd_cloexec(&self.lock, 3)?,
+            lent: true,
+        })
+    }
+
+    /// Cuts a file in it off before what `find` gives the place of.
+    #[cfg(feature = "life")]
+    pub fn truncate(&self, name: &str, find: &dyn Fn(&[u8]) -> usize) -> rustix::io::Result<()> {
+        let file = openat(
+            &self.lock,
+            name,
+            OFlags::RDWR | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let mut text = vec![0; rustix::fs::fstat(&file)?.st_size as usize];
+        let length = rustix::io::pread(&file, &mut text[..], 0)?;
+        rustix::fs::ftruncate(&file, find(&text[..length]) as u64)
+    }
+
     /// Another descriptor of it, without the lock: what is mounted over it by then is not seen through that either.
     #[cfg(feature = "life")]
     pub fn reopen(&self) -> rustix::io::Result<OwnedFd> {
@@ -236,7 +263,9 @@ impl Directory {
 impl Drop for Directory {
     /// Under the lock, which is given back when the field is dropped.
     fn drop(&mut self) {
-        remove(&self.path);
+        if !self.lent {
+            remove(&self.path);
+        }
     }
 }
 

@@ -79,8 +79,8 @@ fn the_id_is_printed_when_the_command_runs_and_all_can_be_learnt_afterwards() {
         125,
         &format!("container {id} is running (mini stop {id} ends it)"),
     );
-    ok(&bench, &["stop", "-t", "0", "web"]);
-    assert_eq!(status(&bench, &id), "exited (137)");
+    ok(&bench, &["kill", "web"]);
+    assert!(eventually(|| status(&bench, &id) == "exited (137)"));
     assert_eq!(ok(&bench, &["ps", "-q"]), "");
     assert_eq!(ok(&bench, &["ps", "-aq"]), format!("{id}\n"));
     for (filter, found) in [
@@ -152,7 +152,7 @@ fn the_supervisor_holds_nothing_of_the_callers() {
     let secret = bench.file("secret", "x");
     // Somebody reads its output to the end, and descriptor 7 is left open.
     let script = format!(
-        "exec 7<{secret}; id=$($MINI run -d $BUSYBOX -- sh -c 'ls -l /proc/self/fd; sleep 1000'); echo $id"
+        "exec 7<{secret}; id=$($MINI run -d $BUSYBOX -- sh -c 'for n in 0 1 2 7; do readlink /proc/$$/fd/$n; done; sleep 1000'); echo $id"
     );
     let id = bench.private_shell(&script).output().ok().trim().to_owned();
     let supervisor = supervisor(&bench, &id);
@@ -181,8 +181,11 @@ fn the_supervisor_holds_nothing_of_the_callers() {
         (fields[2], fields[3]),
         (&*supervisor.to_string(), &*supervisor.to_string())
     );
-    let logs = ok(&bench, &["logs", &id]);
-    assert!(!logs.contains("secret"), "{logs}");
+    assert!(eventually(|| {
+        let logs = ok(&bench, &["logs", &id]);
+        logs.starts_with("/dev/null\n") && logs.lines().count() == 3
+    }));
+    assert!(!ok(&bench, &["logs", &id]).contains("secret"));
     ok(&bench, &["rm", "-f", &id]);
     bench.assert_nothing_left_but(&[]);
 }
@@ -322,4 +325,100 @@ fn a_terminal_stays_open() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "to the file\r\n");
     ok(&bench, &["rm", &id]);
     assert!(mini().exists());
+}
+
+#[test]
+fn restarts_follow_the_rule() {
+    let Some(bench) = bench("restart") else {
+        return;
+    };
+    // In the foreground: the changes are its own each time.
+    let output = bench
+        .shell(
+            &["--restart", "on-failure:2"],
+            "echo run $(ls /was 2>&1); touch /was; exit 5",
+        )
+        .expect(5);
+    assert_eq!(output.stdout.lines().count(), 3, "{}", output.stdout);
+    assert_eq!(
+        output.stderr,
+        "mini: exit status 5, again in 100 ms\nmini: exit status 5, again in 200 ms\n"
+    );
+    let fails = bench.run(&["--restart", "always"], &["/none"]).output();
+    fails.fails(127, "execve(\"/none\"): not found in the container");
+    bench.assert_nothing_left_but(&[]);
+    // In the background it goes on with what it has changed.
+    let script = "echo x >> /runs; echo $(wc -l < /runs); printf unfinished; exit 6";
+    let id = detach(&bench, &["--restart=on-failure:2", "--name", "r"], script);
+    assert_eq!(ok(&bench, &["wait", "r"]), "6\n");
+    assert_eq!(status(&bench, &id), "exited (6)");
+    let said = "unfinished\n";
+    assert_eq!(
+        ok(&bench, &["logs", "r"]),
+        format!("1\n{said}2\n{said}3\n{said}")
+    );
+    assert_eq!(recorded(&bench, &id, "restarts").as_deref(), Some("2"));
+    ok(&bench, &["rm", "r"]);
+    bench.assert_nothing_left_but(&[]);
+}
+
+#[test]
+fn stop_ends_the_restarting() {
+    let Some(bench) = bench("restart-stop") else {
+        return;
+    };
+    // While it runs, with its stop signal; then in the pause between two runs.
+    let options = ["--restart", "always", "--stop-signal", "USR1"];
+    let id = detach(
+        &bench,
+        &options,
+        "trap 'exit 9' USR1; echo up; sleep 1000 & wait",
+    );
+    assert!(eventually(|| ok(&bench, &["logs", &id]) == "up\n"));
+    ok(&bench, &["stop", &id]);
+    assert_eq!(status(&bench, &id), "exited (9)");
+    let id = detach(&bench, &["--restart", "always"], "exit 1");
+    assert!(eventually(|| {
+        recorded(&bench, &id, "restarts").is_some_and(|count| count.parse::<u32>().unwrap() > 2)
+    }));
+    assert!(eventually(|| status(&bench, &id) == "restarting"));
+    ok(&bench, &["stop", &id]);
+    assert_eq!(status(&bench, &id), "exited (1)");
+    // One that does not listen is killed, as with mini kill, and does not come back.
+    for command in [&["stop", "-t", "0"][..], &["kill"]] {
+        let id = detach(&bench, &["--restart", "always"], "trap '' TERM; sleep 1000");
+        ok(&bench, &[command, &[&id]].concat());
+        assert_eq!(ok(&bench, &["wait", &id]), "137\n");
+        assert_eq!(status(&bench, &id), "exited (137)");
+    }
+    let dead = ok(&bench, &["ps", "-aq"]);
+    let dead: Vec<&str> = dead.lines().collect();
+    assert_eq!(dead.len(), 4);
+    ok(&bench, &[&["rm"], &dead[..]].concat());
+    bench.assert_nothing_left_but(&[]);
+}
+
+#[test]
+fn whoever_is_killed_of_a_container_that_restarts() {
+    let Some(bench) = bench("restart-killed") else {
+        return;
+    };
+    let id = detach(&bench, &["--restart", "always"], "echo up; sleep 1000");
+    let keeper: i32 = recorded(&bench, &id, "keeper").unwrap().parse().unwrap();
+    for run in 1..4 {
+        let runs = || ok(&bench, &["logs", &id]).lines().count() == run;
+        assert!(eventually(runs), "{run}");
+        let now = supervisor(&bench, &id);
+        kill(now, 9);
+        assert!(eventually(
+            || recorded(&bench, &id, "supervisor").is_some_and(|next| next != now.to_string())
+        ));
+        assert_eq!(recorded(&bench, &id, "restarts").unwrap(), run.to_string());
+    }
+    assert!(eventually(|| status(&bench, &id) == "running"));
+    kill(keeper, 9);
+    assert!(eventually(|| status(&bench, &id) == "dead"));
+    assert!(eventually(|| bench.processes().is_empty()));
+    ok(&bench, &["rm", &id]);
+    bench.assert_nothing_left_but(&[]);
 }
