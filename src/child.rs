@@ -11,7 +11,7 @@ use linux_raw_sys::general as raw;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    FileType, FsWord, Gid, Mode, OFlags, RawDir, Uid, chmod, chown, fchown, fstatfs, mkdir,
+    FileType, FsWord, Gid, Mode, OFlags, RawDir, Uid, chmod, chown, fchown, fstat, fstatfs, mkdir,
     mknodat, openat, stat, symlink,
 };
 use rustix::io::{Errno, FdFlags, pwrite, read, write};
@@ -22,8 +22,10 @@ use rustix::process::{
     DumpableBehavior, Pid, chdir, chroot, getpgrp, getpid, ioctl_tiocsctty, pivot_root,
     set_child_subreaper, set_dumpable_behavior, setpgid, setsid, umask,
 };
-use rustix::pty::unlockpt;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{OptionalActions, Winsize, tcsetattr, tcsetpgrp, tcsetwinsize};
+#[cfg(feature = "life")]
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use rustix::thread::{
     set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
     set_thread_res_uid,
@@ -54,6 +56,11 @@ pub struct Context {
     pub environment: Environment,
     /// Whether every step is reported, with the time it took.
     pub trace: bool,
+    /// Whether the container runs already: what is in it may have been changed by its processes, which must not get at this
+    /// one before its execve.
+    pub joined: bool,
+    /// What namespaces are entered by.
+    pub namespaces: [Option<OwnedFd>; 8],
     /// What is known about a failure beyond its errno.
     pub detail: Detail,
 }
@@ -69,6 +76,8 @@ impl Context {
             user: User::ROOT,
             environment,
             trace,
+            joined: false,
+            namespaces: [const { None }; 8],
             detail: Detail::NONE,
         }
     }
@@ -121,7 +130,7 @@ pub fn container(steps: &[Step], first: usize, context: &mut Context) -> i32 {
                 Ok((pid, go)) => {
                     let took = nanoseconds(trace).saturating_sub(started);
                     let result = init.iter().try_for_each(|step| perform(step, context));
-                    report(context, trace, index, result, took, None);
+                    report(context, trace, index, result, took, None, 0);
                     return match result {
                         Ok(()) => become_init(pid, go),
                         Err(_) => SETUP_FAILED,
@@ -129,24 +138,37 @@ pub fn container(steps: &[Step], first: usize, context: &mut Context) -> i32 {
                 }
                 Err(errno) => Err(errno),
             },
+            #[cfg(feature = "life")]
+            Step::Pass(flags) => {
+                match sys::clone(*flags, || container(steps, index + 1, context)) {
+                    Ok(pid) => {
+                        let took = nanoseconds(trace).saturating_sub(started);
+                        let pid = pid.as_raw_pid();
+                        report(context, true, index, Ok(()), took, None, pid);
+                        return 0;
+                    }
+                    Err(errno) => Err(errno),
+                }
+            }
             Step::OpenTerminal(ptmx, terminal, size) => {
-                open_terminal(context, ptmx, terminal, *size).map(|master| attached = Some(master))
+                open_terminal(context, ptmx, *terminal, *size).map(|master| attached = Some(master))
             }
             step => {
                 if ready && trace {
                     // Before, because afterwards it may be too late, or forbidden by a filter from a file.
-                    report(context, true, index, Ok(()), 0, None);
+                    report(context, true, index, Ok(()), 0, None, 0);
                 }
                 perform(step, context)
             }
         };
         let ready_now = matches!(step, Step::Ready);
-        if ready_now && trace {
+        let observed = ready_now && trace && !context.joined;
+        if observed {
             let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
         }
         let (tell, took) = (trace && !ready, nanoseconds(trace).saturating_sub(started));
         let attached = attached.as_ref().map(AsFd::as_fd);
-        report(context, tell || ready_now, index, result, took, attached);
+        report(context, tell || ready_now, index, result, took, attached, 0);
         if let Err(errno) = result {
             // The status counts where a filter from a file has kept the report back.
             return match (step, errno) {
@@ -155,7 +177,7 @@ pub fn container(steps: &[Step], first: usize, context: &mut Context) -> i32 {
                 _ => SETUP_FAILED,
             };
         }
-        if ready_now && trace {
+        if observed {
             // The supervisor looks at what this process is, and says when it has seen it.
             let control = context.control();
             let _ = control.and_then(|control| recv(control, &mut [0; 1], RecvFlags::empty()));
@@ -224,6 +246,7 @@ fn report(
     result: rustix::io::Result<()>,
     nanoseconds: u64,
     attached: Option<BorrowedFd<'_>>,
+    process: i32,
 ) {
     if result.is_ok() && !tell && attached.is_none() {
         return;
@@ -232,6 +255,7 @@ fn report(
         step: index as u16,
         result,
         nanoseconds,
+        process,
         detail: context.detail,
     };
     if let Some(control) = &context.control {
@@ -265,7 +289,7 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             }
         }
         Step::JoinCgroup(_, slot) => {
-            let tasks = context.tasks.get(*slot).and_then(Option::as_ref);
+            let tasks = context.tasks.get_mut(*slot).and_then(Option::take);
             write(tasks.ok_or(Errno::BADF)?, b"0").map(drop)
         }
         Step::AwaitGo => match recv(context.control()?, &mut [0; 1], RecvFlags::empty())? {
@@ -335,7 +359,12 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             sys::duplicate(source, i32::from(*number))
         }
         Step::Null(number) => {
-            sys::duplicate(&sys::open(c"/dev/null", OFlags::RDWR)?, i32::from(*number))
+            let null = match root {
+                // As /proc/self/fd/0 it would hand over what is to be replaced.
+                Some(root) if context.joined => open_null(root)?,
+                _ => sys::open(c"/dev/null", OFlags::RDWR)?,
+            };
+            sys::duplicate(&null, i32::from(*number))
         }
         Step::CloseDescriptors => close_descriptors(context),
         Step::Limit(limit) => {
@@ -379,7 +408,18 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             context.detail = detail;
             Err(errno)
         }
+        #[cfg(feature = "life")]
+        Step::CloseOthers => close_others(context),
+        #[cfg(feature = "life")]
+        Step::Setns(_, flags, slot) => {
+            // What is entered is not needed any more, and nobody inside is to see it.
+            let namespace = context.namespaces.get_mut(*slot).and_then(Option::take);
+            let flags = ThreadNameSpaceType::from_bits_retain(*flags);
+            move_into_thread_name_spaces(namespace.as_ref().ok_or(Errno::BADF)?.as_fd(), flags)
+        }
         // The loop above deals with these.
+        #[cfg(feature = "life")]
+        Step::Pass(_) => Err(Errno::NOSYS),
         Step::Fork(..) | Step::OpenTerminal(..) => Err(Errno::NOSYS),
     }
 }
@@ -451,11 +491,15 @@ const DEVPTS_SUPER_MAGIC: FsWord = 0x1cd1;
 fn open_terminal(
     context: &mut Context,
     ptmx: &CStr,
-    terminal: &CStr,
+    terminal: Option<&CStr>,
     size: (u16, u16),
 ) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let master = sys::open(ptmx, flags)?;
+    let master = match &context.root {
+        // As /proc/self/fd/0 it would be the caller's terminal.
+        Some(root) if context.joined => resolve::open(root.as_fd(), ptmx.to_bytes(), flags)?,
+        _ => sys::open(ptmx, flags)?,
+    };
     unlockpt(&master)?;
     let (ws_row, ws_col) = size;
     let (ws_xpixel, ws_ypixel) = (0, 0);
@@ -466,8 +510,15 @@ fn open_terminal(
         ws_ypixel,
     };
     tcsetwinsize(&master, size)?;
-    // By its path, which no image has a say in. TIOCGPTPEER would need Linux 4.13.
-    let terminal = sys::open(terminal, flags)?;
+    let terminal = match terminal {
+        // By its path, which no image has a say in.
+        Some(terminal) => sys::open(terminal, flags)?,
+        // TIOCGPTPEER, Linux 4.13: nobody can put another in its place.
+        None => {
+            let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+            ioctl_tiocgptpeer(&master, flags)?
+        }
+    };
     // A volume may have been mounted over /dev through a symbolic link (CVE-2025-52565 was of this kind).
     for opened in [&master, &terminal] {
         if fstatfs(opened)?.f_type != DEVPTS_SUPER_MAGIC {
@@ -476,6 +527,18 @@ fn open_terminal(
     }
     context.terminal = Some(terminal);
     Ok(master)
+}
+
+/// The null device inside a root in which anything may have been put in its place.
+fn open_null(root: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let null = resolve::open(root, b"/dev/null", flags)?;
+    let status = fstat(&null)?;
+    let device = FileType::from_raw_mode(status.st_mode).is_char_device();
+    match device && status.st_rdev == rustix::fs::makedev(1, 3) {
+        true => Ok(null),
+        false => Err(Errno::NODEV),
+    }
 }
 
 fn set_groups(groups: &[u32]) -> rustix::io::Result<()> {
@@ -500,6 +563,19 @@ fn close_descriptors(context: &mut Context) -> rustix::io::Result<()> {
     core::mem::forget((control.take(), root.take(), terminal.take()));
     context.control = Some(sys::own(3));
     Ok(())
+}
+
+/// Leaves 0, 1, 2, the control socket, the streams to come, and what namespaces are entered by.
+#[cfg(feature = "life")]
+fn close_others(context: &Context) -> rustix::io::Result<()> {
+    each_descriptor(3, &|number| {
+        let kept = [context.control.as_ref()].into_iter();
+        let kept = kept.chain(context.stdio.iter().map(Option::as_ref));
+        let mut kept = kept.chain(context.namespaces.iter().map(Option::as_ref));
+        if !kept.any(|kept| kept.is_some_and(|kept| kept.as_raw_fd() == number)) {
+            sys::close(number);
+        }
+    })
 }
 
 /// Marks every descriptor from 3 on close-on-exec, also those that mini's caller left open.

@@ -47,6 +47,8 @@ pub enum Action {
     },
     #[cfg(feature = "life")]
     Life(Life, Vec<String>),
+    #[cfg(feature = "life")]
+    Exec(Box<life::Exec>),
     #[cfg(feature = "images")]
     Images(Images),
     /// Text for standard output: help or version.
@@ -129,6 +131,8 @@ enum Command {
     Init(#[allow(dead_code)] Init),
     Up(#[allow(dead_code)] Up),
     Check(Check),
+    #[cfg(feature = "life")]
+    Exec(life::ExecCommand),
     #[cfg(feature = "life")]
     Ps(life::PsCommand),
     #[cfg(feature = "life")]
@@ -619,6 +623,8 @@ const SWITCHES: &[&str] = &[
     "-f",
     "--all",
     "-a",
+    "--detach",
+    "-d",
 ];
 
 /// Whether an option of this command takes no value.
@@ -630,7 +636,7 @@ fn is_switch(command: &str, option: &str) -> bool {
 
 /// Whether its arguments end with a command, which has options of its own.
 fn takes_command(command: &str) -> bool {
-    ["run", "init", "check"].contains(&command)
+    ["run", "exec", "init", "check"].contains(&command)
 }
 
 /// What argh has no word for.
@@ -814,6 +820,15 @@ fn parse_as(arguments: Vec<OsString>, line: bool) -> Result<Action> {
             rest.into_iter().map(OsStringExt::into_vec).collect(),
         )),
         #[cfg(feature = "life")]
+        Command::Exec(exec) => {
+            let container = utf8(rest.remove(0))?;
+            if rest.first().is_some_and(|word| word == "--") {
+                rest.remove(0);
+            }
+            let command = rest.into_iter().map(OsStringExt::into_vec).collect();
+            Ok(Action::Exec(Box::new(exec.exec(container, command)?)))
+        }
+        #[cfg(feature = "life")]
         Command::Ps(_)
         | Command::Stats(_)
         | Command::Inspect(_)
@@ -882,8 +897,8 @@ fn texts(rest: Vec<OsString>) -> Result<Vec<String>> {
 }
 
 const COMMANDS: &[&str] = &[
-    "run", "init", "up", "check", "ps", "stats", "inspect", "pause", "unpause", "kill", "stop",
-    "wait", "logs", "rm", "import", "images", "rmi", "prune", "commit", "export",
+    "run", "init", "up", "check", "exec", "ps", "stats", "inspect", "pause", "unpause", "kill",
+    "stop", "wait", "logs", "rm", "import", "images", "rmi", "prune", "commit", "export",
 ];
 
 /// argh's message of several lines as one; behind an empty line it only names the help.

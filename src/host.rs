@@ -135,7 +135,7 @@ pub struct Subordinate {
 pub fn run() -> Result<PathBuf> {
     let sets = capabilities(None).map_err(|errno| Error::sys("capget", "", errno))?;
     let admin = sets.effective.contains(CapabilitySet::SYS_ADMIN);
-    let privileged = admin && mapped_ids() == u32::MAX && initial_user_namespace();
+    let privileged = admin && mapped_ids("self") == u32::MAX && initial_user_namespace();
     run_directory(privileged, geteuid().as_raw()).map(|(run, _)| run)
 }
 
@@ -143,7 +143,7 @@ pub fn run() -> Result<PathBuf> {
 pub fn probe(spec: &Spec) -> Result<Host> {
     let sets = capabilities(None).map_err(|errno| Error::sys("capget", "", errno))?;
     let admin = sets.effective.contains(CapabilitySet::SYS_ADMIN);
-    let mapped = mapped_ids();
+    let mapped = mapped_ids("self");
     let privileged = admin && mapped == u32::MAX && initial_user_namespace();
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let uname = rustix::system::uname();
@@ -240,12 +240,12 @@ impl Host {
     }
 }
 
-/// How many ids this user namespace maps; all of them in the initial one. 1 where setgroups(2) is denied.
-fn mapped_ids() -> u32 {
-    let Ok(map) = proc::read("/proc/self/uid_map") else {
+/// How many ids the user namespace of a process maps; all of them in the initial one. 1 where setgroups(2) is denied.
+pub fn mapped_ids(process: &str) -> u32 {
+    let Ok(map) = proc::read(format!("/proc/{process}/uid_map")) else {
         return u32::MAX;
     };
-    if proc::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with("deny")) {
+    if proc::read(format!("/proc/{process}/setgroups")).is_ok_and(|text| text.starts_with("deny")) {
         return 1;
     }
     let mut count: u32 = 0;

@@ -74,20 +74,14 @@ pub fn reap(command: Pid, role: Role) -> i32 {
         };
         match signal as u32 {
             raw::SIGCHLD => status = collect(command, foreground && stoppable),
-            raw::SIGTSTP | raw::SIGTTIN | raw::SIGTTOU => {
-                signal_group(command, raw::SIGSTOP as i32);
-                if stoppable {
-                    stop_and_resume(command, foreground);
-                }
-            }
-            raw::SIGINT | raw::SIGQUIT | raw::SIGHUP | raw::SIGWINCH | raw::SIGCONT => {
-                signal_group(command, signal);
-            }
             _ if signal == SUPERVISOR_DIED && role == Role::Subreaper => {
                 status = Some(128 + raw::SIGKILL as i32);
             }
             _ => {
-                let _ = sys::kill(command.as_raw_pid(), signal);
+                pass_on(command, signal);
+                if stops(signal) && stoppable {
+                    stop_and_resume(command, foreground);
+                }
             }
         }
     }
@@ -115,6 +109,24 @@ fn kill_descendants() {
         }
         // At least one dies; the rest is seen in the next round.
         let _ = wait(WaitOptions::empty());
+    }
+}
+
+/// Whether a terminal stops a job by this signal.
+fn stops(signal: i32) -> bool {
+    matches!(signal as u32, raw::SIGTSTP | raw::SIGTTIN | raw::SIGTTOU)
+}
+
+/// Passes a signal on to the command, which leads a session: to its whole group where a terminal would do so.
+pub fn pass_on(command: Pid, signal: i32) {
+    match signal as u32 {
+        _ if stops(signal) => signal_group(command, raw::SIGSTOP as i32),
+        raw::SIGINT | raw::SIGQUIT | raw::SIGHUP | raw::SIGWINCH | raw::SIGCONT => {
+            signal_group(command, signal);
+        }
+        _ => {
+            let _ = sys::kill(command.as_raw_pid(), signal);
+        }
     }
 }
 

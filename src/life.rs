@@ -245,10 +245,10 @@ fn duration(seconds: u64) -> String {
 }
 
 /// A process, as it was when it was looked for by its number.
-struct Process {
-    pid: Pid,
+pub struct Process {
+    pub pid: Pid,
     /// Not where the kernel has none.
-    pidfd: Option<OwnedFd>,
+    pub pidfd: Option<OwnedFd>,
 }
 
 impl Process {
@@ -277,24 +277,27 @@ impl Process {
 }
 
 /// The two processes that a container consists of for its host.
-struct Processes {
+pub struct Processes {
     /// Its first process.
-    init: Process,
+    pub init: Process,
     supervisor: Process,
+}
+
+/// A process's parent.
+pub fn parent(pid: Pid) -> Option<i32> {
+    // The fourth field.
+    proc::stat(pid.as_raw_pid()).get(1)?.parse().ok()
 }
 
 impl Processes {
     /// `None` if the container has ended meanwhile.
-    fn of(container: &Record) -> Result<Option<Processes>> {
+    pub fn of(container: &Record) -> Result<Option<Processes>> {
         let init = Process::find(container, "pid");
         let (Some(init), Some(supervisor)) = (init, Process::find(container, "supervisor")) else {
             let id = &container.id;
             return Err(error!("container {id}: it is still being started"));
         };
-        // The fourth field.
-        let stat = proc::stat(init.pid.as_raw_pid());
-        let parent = stat.get(1).and_then(|parent| parent.parse().ok());
-        let its = parent == Some(supervisor.pid.as_raw_pid()) && state::runs(container);
+        let its = parent(init.pid) == Some(supervisor.pid.as_raw_pid()) && state::runs(container);
         Ok(its.then_some(Processes { init, supervisor }))
     }
 
@@ -307,7 +310,7 @@ impl Processes {
     }
 }
 
-fn ended(container: &Record) -> Error {
+pub fn ended(container: &Record) -> Error {
     error!("container {} has ended", container.id)
 }
 

@@ -4,8 +4,8 @@
 //! ((Spec, Host) → steps; `plan/supervisor.rs`, `plan/inside.rs`), `capability` and `seccomp` (what the command may do),
 //! `cgroup` (how much of the machine it may use), `run` (the supervisor carries the plan out), `userns` (ids), `seal`
 //! (mini's own binary), `store` (directories, files and locks), `layers` and `image` (from ROOTFS to what can be mounted),
-//! `cache`, `images`, `import`, `kept` and `commit` (the store and its names), `record`, `state`, `stats`, `pause`, `inspect` and `life`
-//! (containers that run), `terminal`, `progress`, `output`, `protection` (what came of it), `check`; `boot` (many
+//! `cache`, `images`, `import`, `kept` and `commit` (the store and its names), `record`, `state`, `stats`, `pause`, `inspect`, `life`
+//! and `join` (containers that run), `terminal`, `progress`, `output`, `protection` (what came of it), `check`; `boot` (many
 //! containers) and `machine` (the machine's PID 1; `cmdline`), with `spawn` and `reaper`; then the library `container`
 //! (`lib.rs`), which is all that runs inside: steps, the root file system, masks, the command, PID 1. Lower layers never
 //! see the types of higher ones.
@@ -35,6 +35,8 @@ mod images;
 mod import;
 #[cfg(feature = "life")]
 mod inspect;
+#[cfg(feature = "life")]
+mod join;
 #[cfg(feature = "json")]
 mod json;
 #[cfg(feature = "images")]
@@ -90,6 +92,8 @@ fn main() -> ExitCode {
         Action::Check { spec, json } => check::run(spec.map(|spec| *spec), json),
         #[cfg(feature = "life")]
         Action::Life(what, containers) => life::run(what, &containers),
+        #[cfg(feature = "life")]
+        Action::Exec(exec) => join::run(*exec),
         Action::Print(text) => print(&text),
     });
     result.map(ExitCode::from).unwrap_or_else(|error| {

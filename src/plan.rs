@@ -5,6 +5,8 @@
 //! DESIGN.md §4; where it matters, the reason stands beside the step.
 
 mod inside;
+#[cfg(feature = "life")]
+mod join;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,8 @@ use crate::spec::{Detach, Rootfs, Spec, Store, Upper, Userns};
 use crate::state;
 
 pub use inside::prepare;
+#[cfg(feature = "life")]
+pub use join::{Container, join};
 
 /// A container, step by step.
 #[derive(Default)]
@@ -57,6 +61,8 @@ pub struct Plan {
     pub kept: Option<PathBuf>,
     /// Whether the overlay keeps its attributes as user.overlay.*, as it has to in a user namespace.
     pub userxattr: bool,
+    /// Whether the command joins a container that runs already.
+    pub joined: bool,
 }
 
 /// One step of the supervisor: a kernel step, or work that needs the standard library.
@@ -349,9 +355,16 @@ impl Plan {
 
     /// Who performs the container step with this index.
     pub fn actor(&self, index: usize) -> &'static str {
+        let before = if self.joined { "joiner" } else { "init" };
         let mut steps = self.steps.iter();
-        match steps.position(|step| matches!(step, Step::Fork(..))) {
-            Some(fork) if index <= fork => "init",
+        let last = steps.position(|step| match step {
+            Step::Fork(..) => true,
+            #[cfg(feature = "life")]
+            Step::Pass(_) => true,
+            _ => false,
+        });
+        match last {
+            Some(last) if index <= last => before,
             _ => "command",
         }
     }
@@ -437,6 +450,8 @@ pub fn plan(spec: &Spec, host: &Host) -> Result<Plan> {
     planner.plan.notes.append(&mut planner.cgroups.notes);
     planner.seal();
     planner.prepare();
+    #[cfg(feature = "life")]
+    planner.describe(&privileges);
     let root = planner.image()?;
     planner.devices();
     planner.sources();
@@ -559,6 +574,28 @@ impl Planner<'_> {
 
     fn note(&mut self, note: impl Into<String>) {
         self.plan.notes.push(note.into());
+    }
+
+    /// Has the record say what `mini exec` needs to know.
+    #[cfg(feature = "life")]
+    fn describe(&mut self, privileges: &Privileges) {
+        let (user, group) = self.user();
+        let limits = self.limits();
+        let (granted, environment) = (privileges.granted, self.variables(None));
+        let filter = privileges.filter.as_ref();
+        let text = state::describe(
+            self.spec,
+            &environment,
+            (user, group),
+            &limits,
+            granted,
+            filter,
+        );
+        for task in &mut self.plan.tasks {
+            if let Task::Record(_, record) = task {
+                record.extend_from_slice(&text);
+            }
+        }
     }
 
     /// A path in the container's run directory. The container is started in that directory, and says `name`: it may

@@ -21,6 +21,12 @@ impl Text {
         Text(b"mini container 1\n".to_vec())
     }
 
+    /// The same, to go on with one.
+    #[cfg(feature = "life")]
+    pub fn more() -> Text {
+        Text(Vec::new())
+    }
+
     pub fn line(&mut self, key: &str, value: &[u8]) {
         self.0.extend_from_slice(key.as_bytes());
         self.0.push(b' ');

@@ -16,7 +16,7 @@ use rustix::process::Pid;
 
 /// Bytes of explanation a report can carry: enough for most paths; longer ones are cut.
 pub const DETAIL: usize = 240;
-const SIZE: usize = 18 + DETAIL;
+const SIZE: usize = 22 + DETAIL;
 
 /// Both ends of a new socket: the supervisor's and the container's.
 pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
@@ -32,6 +32,8 @@ pub struct Report {
     pub result: Result<()>,
     /// How long the step took, in nanoseconds.
     pub nanoseconds: u64,
+    /// The process that the step has made, by its number in the sender's pid namespace; 0 if there is none.
+    pub process: i32,
     /// Why in more words than an errno has, from [`crate::exec`] and [`crate::user`].
     pub detail: Detail,
 }
@@ -127,7 +129,8 @@ impl Report {
         let header = header.map(u64::to_ne_bytes);
         let detail = [self.detail.reason as u8, self.detail.length];
         let mut bytes = [0; SIZE];
-        let parts = [header.as_flattened(), &detail, &self.detail.name];
+        let process = self.process.to_ne_bytes();
+        let parts = [header.as_flattened(), &process, &detail, &self.detail.name];
         for (to, from) in bytes.iter_mut().zip(parts.into_iter().flatten()) {
             *to = *from;
         }
@@ -137,6 +140,7 @@ impl Report {
     fn decode(bytes: &[u8; SIZE]) -> Option<Report> {
         let (nanoseconds, rest) = bytes.split_first_chunk()?;
         let (code, rest) = rest.split_first_chunk()?;
+        let (process, rest) = rest.split_first_chunk()?;
         let ([reason, length], name) = rest.split_first_chunk()?;
         let code = u64::from_ne_bytes(*code);
         Some(Report {
@@ -146,6 +150,7 @@ impl Report {
                 errno => Err(Errno::from_raw_os_error(errno)),
             },
             nanoseconds: u64::from_ne_bytes(*nanoseconds),
+            process: i32::from_ne_bytes(*process),
             detail: Detail {
                 reason: *REASONS.get(usize::from(*reason))?,
                 length: *length,

@@ -159,6 +159,37 @@ fn supervise(mut supervisor: Supervisor<'_>, notes: &mut Vec<String>) -> Result<
     result
 }
 
+/// Runs a command in a container that runs already, and returns the status to exit with. `namespaces`: what the steps
+/// enter by, in the order of their slots. When what `watched` is a pidfd of ends, the command does too.
+#[cfg(feature = "life")]
+pub fn join(
+    spec: &Spec,
+    host: &Host,
+    plan: &mut Plan,
+    mode: RunMode,
+    namespaces: Vec<OwnedFd>,
+    watched: Option<OwnedFd>,
+) -> Result<u8> {
+    if mode == RunMode::DryRun {
+        return crate::print(&plan.lines());
+    }
+    let signals = Signals::hold()?;
+    let held = Held {
+        _record: None,
+        opening: None,
+    };
+    let trace = mode == RunMode::Trace;
+    let mut supervisor = Supervisor::new(spec, host, plan, held, &signals, trace)?;
+    supervisor.context.joined = true;
+    for (slot, namespace) in supervisor.context.namespaces.iter_mut().zip(namespaces) {
+        *slot = Some(namespace);
+    }
+    supervisor.watched = watched;
+    let result = supervisor.start().and_then(|()| supervisor.watch());
+    supervisor.end(false);
+    result
+}
+
 /// Mounts an image, with no container, and lets `look` have its root.
 #[cfg(feature = "images")]
 pub fn view(
@@ -216,8 +247,12 @@ struct Supervisor<'a> {
     control: Option<OwnedFd>,
     context: Context,
     directories: Vec<Directory>,
-    /// The container's first process, until it has been waited for.
+    /// The container's first process, or the command in a container that runs already, until it has been waited for.
     child: Option<Pid>,
+    /// The process that passes a command on to such a container.
+    joiner: Option<Pid>,
+    /// A pidfd of the container's first process, if the command would not end with it.
+    watched: Option<OwnedFd>,
     /// The container's cgroup of version 2, until the clone.
     cgroup: Option<OwnedFd>,
     /// Whether a cgroup could not be removed yet.
@@ -273,6 +308,8 @@ impl<'a> Supervisor<'a> {
             context: Context::new(Some(theirs), Environment { words, home }, trace),
             directories: Vec::new(),
             child: None,
+            joiner: None,
+            watched: None,
             cgroup: None,
             busy: false,
             ids: None,
@@ -546,7 +583,8 @@ impl Supervisor<'_> {
 
     /// The container's first process, for tasks between the clone and "go".
     fn pid(&self) -> Pid {
-        self.child.expect("the container is there")
+        let process = self.child.or(self.joiner);
+        process.expect("the container is there")
     }
 
     /// The first id of the container's range.
@@ -588,8 +626,12 @@ impl Supervisor<'_> {
                 _ => namespace_hint(errno, flags, self.host),
             })
         })?;
-        self.child = Some(pid);
+        match self.plan.joined {
+            true => self.joiner = Some(pid),
+            false => self.child = Some(pid),
+        }
         self.context.tasks = [const { None }; 6];
+        self.context.namespaces = [const { None }; 8];
         if let (false, Some(group)) = (placed, self.plan.cgroups.iter().rfind(|group| group.v2)) {
             let pid = pid.as_raw_pid().to_string();
             let file = group.path.join("cgroup.procs");
@@ -690,9 +732,16 @@ impl Supervisor<'_> {
         let mut ended = None;
         // The last reports and output may come after the news that the process is gone.
         while ended.is_none() || self.control.is_some() || self.relays.iter().any(Relay::pending) {
-            let (signal, report, ready) = self.wait();
+            let (signal, report, ready, alone) = self.wait();
+            if alone {
+                self.watched = None;
+                let kill = |pid: Pid| sys::kill(pid.as_raw_pid(), raw::SIGKILL as i32);
+                let _ = self.child.map(kill);
+            }
             if report {
                 self.receive()?;
+                // Which process it is may be known only now.
+                self.reap(&mut ended);
             }
             let idle = !signal && !report && !ready.contains(&true);
             #[cfg(feature = "life")]
@@ -733,7 +782,10 @@ impl Supervisor<'_> {
             false => None,
         };
         if !self.began {
-            let error = Error::new("the container's first process was killed during set-up");
+            let error = match self.plan.joined {
+                true => Error::new("the command's process was killed during set-up"),
+                false => Error::new("the container's first process was killed during set-up"),
+            };
             return Err(error.hint(
                 why.as_deref()
                     .unwrap_or("by a signal, or because memory ran out"),
@@ -749,8 +801,9 @@ impl Supervisor<'_> {
         Ok(ended.unwrap_or(0))
     }
 
-    /// Waits for something to happen: a signal, a report, or (by index) a relay that can go on.
-    fn wait(&self) -> (bool, bool, Vec<bool>) {
+    /// Waits for something to happen: a signal, a report, (by index) a relay that can go on, or the end of the container
+    /// that a command has joined.
+    fn wait(&self) -> (bool, bool, Vec<bool>, bool) {
         let watched = |fd| PollFd::new(fd, PollFlags::IN);
         let mut fds = vec![watched(&self.signals.all)];
         fds.extend(self.control.as_ref().map(watched));
@@ -766,6 +819,8 @@ impl Supervisor<'_> {
             interested.push(interest.is_some());
             fds.extend(interest);
         }
+        let alone = self.watched.as_ref().filter(|_| self.child.is_some());
+        fds.extend(alone.map(watched));
         let again = Timespec {
             tv_sec: 0,
             tv_nsec: 250_000_000,
@@ -778,7 +833,9 @@ impl Supervisor<'_> {
         for relay in &mut interested {
             *relay = *relay && rest.next().is_some_and(ready);
         }
-        (ready(&fds[0]), first == 2 && ready(&fds[1]), interested)
+        let alone = alone.is_some() && fds.last().is_some_and(ready);
+        let report = first == 2 && ready(&fds[1]);
+        (ready(&fds[0]), report, interested, alone)
     }
 
     /// Reads what the container reports about its steps.
@@ -801,8 +858,13 @@ impl Supervisor<'_> {
             return Err(step_error(step, errno, &report.detail, self.host));
         }
         self.began |= matches!(step, Step::Ready);
+        #[cfg(feature = "life")]
+        if matches!(step, Step::Pass(flags) if *flags != 0) {
+            self.child = Pid::from_raw(report.process);
+        }
         self.trace_line(self.plan.actor(index), step, report.nanoseconds);
-        if let (Step::Ready, Some(command), true) = (step, received.sender, self.trace) {
+        let observed = self.trace && !self.plan.joined;
+        if let (Step::Ready, Some(command), true) = (step, received.sender, observed) {
             let command = command.as_raw_pid();
             self.say_lines(&protection::observe(command, self.plan, &self.notes));
             let _ = send(control, b"!", SendFlags::NOSIGNAL);
@@ -874,24 +936,30 @@ impl Supervisor<'_> {
             return Ok(());
         }
         let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+        let ends = init::ENDING & 1 << (number - 1) != 0;
+        if number == raw::SIGCHLD {
+            self.reap(ended);
+            return Ok(());
+        }
+        if self.plan.joined && !self.began && ends {
+            return Err(Error::new("interrupted before the command was started"));
+        }
         let Some(child) = self.child else {
             // Only output is left, and somebody does not want to wait for its reader.
-            if init::ENDING & 1 << (number - 1) != 0 {
+            if ends {
                 self.relays.clear();
             }
             return Ok(());
         };
         let forward = |signal| {
             // It cannot be gone: it has not been waited for.
-            let _ = sys::kill(child.as_raw_pid(), signal);
+            match self.plan.joined {
+                // There is no init between.
+                true => init::pass_on(child, signal),
+                false => drop(sys::kill(child.as_raw_pid(), signal)),
+            }
         };
         match number {
-            raw::SIGCHLD => {
-                if let Ok(Some((_, status))) = waitpid(Some(child), WaitOptions::NOHANG) {
-                    self.child = None;
-                    *ended = Some(exit_status(status));
-                }
-            }
             raw::SIGWINCH if self.terminal.is_some() => {
                 self.terminal.iter().for_each(Terminal::resize)
             }
@@ -910,11 +978,26 @@ impl Supervisor<'_> {
         Ok(())
     }
 
+    /// Takes note of how the container's first process, or the joining command, has ended.
+    fn reap(&mut self, ended: &mut Option<u8>) {
+        let waited = |process: &mut Option<Pid>| {
+            let (_, status) = waitpid(Some((*process)?), WaitOptions::NOHANG).ok()??;
+            *process = None;
+            Some(exit_status(status))
+        };
+        // That of a joiner which has passed the work on says nothing.
+        let failed = waited(&mut self.joiner).filter(|status| *status != 0);
+        *ended = waited(&mut self.child).or(failed).or(*ended);
+    }
+
     /// Whatever happened before: nothing is left afterwards.
     fn end(&mut self, ran: bool) {
         // First the terminal, so that messages come out straight.
         self.terminal = None;
-        if let Some(child) = self.child.take() {
+        for child in [self.joiner.take(), self.child.take()]
+            .into_iter()
+            .flatten()
+        {
             let _ = sys::kill(child.as_raw_pid(), raw::SIGKILL as i32);
             let _ = waitpid(Some(child), WaitOptions::empty());
         }

@@ -19,6 +19,13 @@
 //!     kept /var/lib/mini/kept/ID               where its changes are
 //!     cgroup /sys/fs/cgroup/pids/mini-ID       each of its cgroups
 //!     freezer /sys/fs/cgroup/freezer/mini-ID   the one that `mini pause` makes on version 1
+//!     env PATH=/bin                            each variable of the command's but HOME, and TERM if it was not given
+//!     user 0, group 5, workdir /               who it runs as, and where; names or numbers, a group if it was given
+//!     capabilities 800405fb, added 0           what is granted, and what of that --cap-add names
+//!     no-new-privs yes, privileged yes         if it is so
+//!     seccomp default                          or log, unconfined; filter FLAGS and the program, if it is from a file
+//!     ulimit NOFILE=1024:524288                each
+//!     shared 20000000                          the namespaces (CLONE_NEW*) that it shares with the host
 //!
 //!     pid 4712                                 its first process, before that is told to go on
 //!     status 0                                 the status it ended with, if the supervisor could say so
@@ -33,6 +40,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use container::{child, sys};
+#[cfg(feature = "life")]
+use container::{step::ResourceLimit, sys::Instruction};
 use linux_raw_sys::general as raw;
 #[cfg(feature = "life")]
 use rustix::fd::OwnedFd;
@@ -45,6 +54,13 @@ use crate::host::Host;
 use crate::record::{self, RECORD, Record, Text};
 use crate::spec::{Rootfs, Spec};
 use crate::store::{self, Directory};
+#[cfg(feature = "life")]
+use crate::{
+    capability::Capabilities,
+    cli,
+    seccomp::{Filter, Seccomp},
+    spec,
+};
 
 /// The text of the record of a container that is about to be made.
 pub fn record(spec: &Spec, host: &Host, cgroups: &Choice, notes: &[String]) -> Vec<u8> {
@@ -100,6 +116,119 @@ pub fn record(spec: &Spec, host: &Host, cgroups: &Choice, notes: &[String]) -> V
         text.line("freezer", freezer.as_os_str().as_bytes());
     }
     text.bytes()
+}
+
+/// What `mini exec` has to know of the command. Read by [`described`].
+#[cfg(feature = "life")]
+pub fn describe(
+    spec: &Spec,
+    environment: &[(&[u8], &[u8])],
+    (user, group): (Vec<u8>, Option<Vec<u8>>),
+    limits: &[ResourceLimit],
+    granted: u64,
+    filter: Option<&Filter>,
+) -> Vec<u8> {
+    let mut text = Text::more();
+    for (key, value) in environment {
+        text.line("env", &[key, &b"="[..], value].concat());
+    }
+    text.line("user", &user);
+    if let Some(group) = &group {
+        text.line("group", group);
+    }
+    text.line("workdir", &spec.workdir);
+    let added = spec.capabilities.ambient(granted);
+    for (key, set) in [("capabilities", granted), ("added", added)] {
+        text.line(key, format!("{set:x}").as_bytes());
+    }
+    for (key, set) in [
+        ("no-new-privs", spec.no_new_privs),
+        ("privileged", spec.privileged),
+    ] {
+        if set {
+            text.line(key, b"yes");
+        }
+    }
+    // The file may be another one by then.
+    let seccomp = match (&spec.seccomp, filter) {
+        (Seccomp::Default, _) => "default".to_owned(),
+        (Seccomp::Log, _) => "log".to_owned(),
+        (_, None) => "unconfined".to_owned(),
+        (_, Some(filter)) => {
+            let mut program = format!("filter {:x} ", filter.flags);
+            for it in &filter.program {
+                program.push_str(&format!(
+                    "{:04x}{:02x}{:02x}{:08x}",
+                    it.code, it.jt, it.jf, it.k
+                ));
+            }
+            program
+        }
+    };
+    text.line("seccomp", seccomp.as_bytes());
+    for ResourceLimit {
+        name, soft, hard, ..
+    } in limits
+    {
+        text.line("ulimit", format!("{name}={soft}:{hard}").as_bytes());
+    }
+    text.line("shared", format!("{:x}", spec.shared).as_bytes());
+    text.bytes()
+}
+
+/// A command that is to run as the container's own does, of what [`describe`] has written.
+#[cfg(feature = "life")]
+pub fn described(container: &Record) -> Result<Spec> {
+    let bad = |key: &str| error!("container {}: its record is bad: {key}", container.id);
+    let hex = |text: &str, key| u64::from_str_radix(text, 16).map_err(|_| bad(key));
+    let text = |key| container.text(key).ok_or_else(|| bad(key));
+    let mut environment = Vec::new();
+    for variable in container.all("env") {
+        environment.extend(spec::variable("env", &variable)?);
+    }
+    let mut limits = Vec::new();
+    for limit in container.all("ulimit") {
+        limits.push(spec::limit(&String::from_utf8_lossy(&limit))?);
+    }
+    let text_of_filter = text("seccomp")?;
+    let seccomp = match text_of_filter.split(' ').collect::<Vec<_>>()[..] {
+        ["default"] => Seccomp::Default,
+        ["log"] => Seccomp::Log,
+        ["unconfined"] => Seccomp::Unconfined,
+        ["filter", flags, program] => {
+            let mut instructions = Vec::new();
+            for digits in program.as_bytes().chunks(16) {
+                let digits = String::from_utf8_lossy(digits);
+                let number = hex(&digits, "seccomp")?;
+                instructions.push(Instruction {
+                    code: (number >> 48) as u16,
+                    jt: (number >> 40) as u8,
+                    jf: (number >> 32) as u8,
+                    k: number as u32,
+                });
+            }
+            Seccomp::Compiled(instructions, hex(flags, "seccomp")? as u32)
+        }
+        _ => return Err(bad("seccomp")),
+    };
+    Ok(Spec {
+        environment,
+        limits,
+        seccomp,
+        user: container.all("user").pop(),
+        group: container.all("group").pop(),
+        workdir: container
+            .all("workdir")
+            .pop()
+            .ok_or_else(|| bad("workdir"))?,
+        capabilities: Capabilities {
+            base: hex(&text("capabilities")?, "capabilities")?,
+            add: hex(&text("added")?, "added")?,
+            drop: 0,
+        },
+        no_new_privs: container.text("no-new-privs").is_some(),
+        ..cli::plain()?
+    })
 }
 
 /// The container's cgroups, the one of `mini pause` last. Everything in them is going to be killed: what has not its name, in

@@ -105,9 +105,9 @@ pub enum Step {
     /// this mode, if it is a terminal.
     Console(Option<&'static Termios>),
     /// A pty from the container's own devpts; its master goes to the supervisor.
-    /// The paths are those of /dev/ptmx and of what the first one of a new devpts is called; then its size in
-    /// rows and columns.
-    OpenTerminal(Text, Text, (u16, u16)),
+    /// The paths are those of /dev/ptmx and of what the first one of a new devpts is called, or none if others may be there
+    /// already; then its size in rows and columns.
+    OpenTerminal(Text, Option<Text>, (u16, u16)),
     /// Opens the directory that becomes the container's root, as the base of everything resolved inside.
     OpenRoot(Text),
     /// A directory in the container, with its parents.
@@ -132,6 +132,16 @@ pub enum Step {
     /// From here on two processes: the steps that follow are the command's. This one performs those given here, and
     /// becomes the reaper; with `true` the command's begin when it has done so.
     Fork(&'static [Step], bool),
+    /// Closes everything but 0, 1, 2, the control socket, and what later steps use.
+    #[cfg(feature = "life")]
+    CloseOthers,
+    /// Enters these namespaces (`CLONE_NEW*`) of a process, by a descriptor of it or of one of its namespaces: which it is,
+    /// and its slot.
+    #[cfg(feature = "life")]
+    Setns(&'static str, u32, usize),
+    /// From here on a new process goes on, made with these flags (CLONE_PARENT or none), and this one ends.
+    #[cfg(feature = "life")]
+    Pass(u32),
     /// The container's terminal becomes controlling terminal and descriptors 0, 1 and 2.
     AttachTerminal,
     /// Replaces descriptor 0, 1 or 2 by what the supervisor prepared.
@@ -212,9 +222,12 @@ impl Display for Step {
             Step::Setsid => f.write_str("setsid()"),
             Step::Foreground | Step::Console(_) => f.write_str("setpgid(0, 0), tcsetpgrp(0, getpid())"),
             Step::OpenTerminal(ptmx, terminal, (rows, columns)) => {
-                let (ptmx, terminal) = (Quoted(ptmx), Quoted(terminal));
-                let size = format_args!("{columns}x{rows}");
-                write!(f, "open({ptmx}, O_RDWR|O_NOCTTY), open({terminal}) ({size})")
+                write!(f, "open({}, O_RDWR|O_NOCTTY), ", Quoted(ptmx))?;
+                match terminal {
+                    Some(terminal) => write!(f, "open({})", Quoted(terminal))?,
+                    None => f.write_str("ioctl(TIOCGPTPEER)")?,
+                }
+                write!(f, " ({columns}x{rows})")
             }
             Step::OpenRoot(path) => write!(f, "open({}, O_PATH|O_DIRECTORY)", Quoted(path)),
             Step::MakeDirectory(path) => write!(f, "mkdirat({{root}}, {}, 0755)", Quoted(path)),
@@ -249,6 +262,16 @@ impl Display for Step {
                 f.write_str("clone3(SIGCHLD)")?;
                 init.iter().try_for_each(|step| write!(f, "; init: {step}"))
             }
+            #[cfg(feature = "life")]
+            Step::CloseOthers => f.write_str("close all but 0 1 2 {control} {stdio} {namespaces}"),
+            #[cfg(feature = "life")]
+            Step::Setns(of, flags, _) => {
+                write!(f, "setns({of}, {})", Flags(u64::from(*flags), CLONE_FLAGS))
+            }
+            #[cfg(feature = "life")]
+            Step::Pass(0) => f.write_str("clone3(SIGCHLD), _exit(0)"),
+            #[cfg(feature = "life")]
+            Step::Pass(_) => f.write_str("clone3(CLONE_PARENT), _exit(0)"),
             Step::AttachTerminal => {
                 f.write_str("ioctl({terminal}, TIOCSCTTY), dup3({terminal}, 0 1 2)")
             }

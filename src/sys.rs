@@ -71,8 +71,13 @@ fn fork(flags: u32, cgroup: Option<BorrowedFd<'_>>) -> Result<(Option<Pid>, bool
     // cgroup. Only the first published size (64 bytes, Linux 5.3) is passed where it will do, so that every clone3 kernel
     // accepts it.
     let clone3 = |more: u64, cgroup: u64, size: usize| {
+        // A sibling ends with its parent's signal; clone3 wants none to be named then.
+        let signal = match flags & raw::CLONE_PARENT {
+            0 => raw::SIGCHLD.into(),
+            _ => 0,
+        };
         let flags = u64::from(flags) | more;
-        let arguments = [flags, 0, 0, 0, raw::SIGCHLD.into(), 0, 0, 0, 0, 0, cgroup];
+        let arguments = [flags, 0, 0, 0, signal, 0, 0, 0, 0, 0, cgroup];
         // SAFETY: `arguments` outlives the call; without CLONE_VM and CLONE_SETTLS the child is a complete copy of
         // this single-threaded process (mini never starts a thread) and goes on here with its own stack.
         unsafe {

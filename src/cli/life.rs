@@ -6,8 +6,8 @@ use argh::FromArgs;
 use container::sys;
 use linux_raw_sys::general as raw;
 
-use super::{Action, Command, given, seconds, texts};
-use crate::error::{Result, error};
+use super::{Action, Command, Mode, given, seconds, texts};
+use crate::error::{Error, Result, error};
 use crate::life::Query;
 use crate::logs::{Excerpt, point};
 use crate::spec;
@@ -32,6 +32,106 @@ pub enum Life {
     Logs(Excerpt),
     /// Removes what is left of those that have ended; with `true` ends them first.
     Remove(bool),
+}
+
+/// A command for a running container.
+pub struct Exec {
+    pub container: String,
+    pub command: Vec<Vec<u8>>,
+    /// In the order given, behind the container's own.
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Absolute. `None`: the container's.
+    pub workdir: Option<Vec<u8>>,
+    /// Name or number in the container, and the group's if it was given. `None`: the container's.
+    pub user: Option<(Vec<u8>, Option<Vec<u8>>)>,
+    pub interactive: bool,
+    pub tty: bool,
+    /// Not waited for, and without standard streams.
+    pub detach: bool,
+    /// With all capabilities of the container's user namespace and all system calls.
+    pub privileged: bool,
+    pub mode: Mode,
+}
+
+/// Runs one more command in a running container: as its own command is run, with the same environment, user, limits and
+/// protection. ID is the container's id, the beginning of it, or its name.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "exec",
+    help_triggers("-h", "--help"),
+    note = "Options come before ID. The command ends when mini is killed, and when the container ends.",
+    example = "mini exec web ls -l /srv\n  mini exec -u 0 -e LANG=C web sh",
+    error_code(125, "mini failed, or was used wrongly; nothing was run"),
+    error_code(126, "the command was found but cannot be run"),
+    error_code(127, "the command was not found"),
+    error_code(137, "(128 + n) signal n killed the command")
+)]
+pub struct ExecCommand {
+    /// environment variable KEY=VALUE, or KEY to pass on the caller's; repeatable
+    #[argh(option, short = 'e')]
+    env: Vec<String>,
+    /// directory the command starts in (default: the container's)
+    #[argh(option, short = 'w')]
+    workdir: Option<String>,
+    /// user the command runs as, USER[:GROUP], names or numbers of the container (default: the container's)
+    #[argh(option, short = 'u')]
+    user: Option<String>,
+    /// pass standard input on even if it is a terminal and the output is not
+    #[argh(switch, short = 'i')]
+    interactive: bool,
+    /// give the command a terminal of its own (default if input and output are terminals)
+    #[argh(switch, short = 't')]
+    tty: bool,
+    /// return as soon as the command runs; it reads and writes /dev/null, and ends with the container
+    #[argh(switch, short = 'd')]
+    detach: bool,
+    /// all capabilities (of the container's user namespace), all system calls, set-uid programs
+    #[argh(switch)]
+    privileged: bool,
+    /// print every step as a system call and do nothing
+    #[argh(switch)]
+    dry_run: bool,
+    /// print every step to standard error as it is done, with the time it took
+    #[argh(switch)]
+    trace: bool,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "ID")]
+    container: String,
+    #[allow(dead_code)]
+    #[argh(positional, arg_name = "CMD")]
+    command: Vec<String>,
+}
+
+impl ExecCommand {
+    pub(super) fn exec(self, container: String, command: Vec<Vec<u8>>) -> Result<Exec> {
+        if command.is_empty() {
+            return Err(Error::new("exec: no command given"));
+        }
+        if self.detach && (self.tty || self.interactive) {
+            return Err(Error::new("--detach excludes --tty and --interactive"));
+        }
+        let mut environment = Vec::new();
+        for variable in &self.env {
+            environment.extend(spec::variable("--env", variable.as_bytes())?);
+        }
+        Ok(Exec {
+            container,
+            command,
+            environment,
+            workdir: given(&self.workdir, spec::workdir)?,
+            user: given(&self.user, spec::user)?,
+            interactive: self.interactive,
+            tty: self.tty,
+            detach: self.detach,
+            privileged: self.privileged,
+            mode: match (self.dry_run, self.trace) {
+                (true, _) => Mode::DryRun,
+                (_, true) => Mode::Trace,
+                _ => Mode::Normal,
+            },
+        })
+    }
 }
 
 /// Lists the containers that are running.

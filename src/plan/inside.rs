@@ -12,11 +12,7 @@ impl Planner<'_> {
             false => raw::SIGKILL as i32,
         };
         self.step(Step::AwaitGo);
-        let old = self.cgroups.groups.iter().filter(|group| !group.v2);
-        for (slot, group) in old.enumerate() {
-            let tasks = path(group.path.join("tasks"));
-            self.steps.push(Step::JoinCgroup(tasks, slot));
-        }
+        self.join_cgroups();
         // Before the parent-death signal, which a change of ids would clear.
         if self.has_ids() {
             self.step(Step::BecomeRoot);
@@ -38,6 +34,15 @@ impl Planner<'_> {
             self.step(Step::WriteFile(path, text));
         }
         self.step(change(Target::Path(c"/"), raw::MS_REC | raw::MS_PRIVATE));
+    }
+
+    /// The new process moves itself into the cgroups of version 1.
+    pub(super) fn join_cgroups(&mut self) {
+        let old = self.cgroups.groups.iter().filter(|group| !group.v2);
+        for (slot, group) in old.enumerate() {
+            let tasks = path(group.path.join("tasks"));
+            self.steps.push(Step::JoinCgroup(tasks, slot));
+        }
     }
 
     /// The container's own tmpfs: /etc files, and the layer above the image if it is not on disk.
@@ -238,21 +243,40 @@ impl Planner<'_> {
         if !self.shares(raw::CLONE_NEWNET) {
             self.step(Step::LoopbackUp);
         }
-        let (spec, host) = (self.spec, self.host);
-        let id = |id: u32| leak_bytes(id.to_string().as_bytes());
-        let (user, group) = match &spec.user {
-            Some(user) => (leak_bytes(user), spec.group.as_deref().map(leak_bytes)),
-            None if spec.userns == Userns::KeepId => (id(host.uid), Some(id(host.gid))),
-            None => (id(0), None),
-        };
+        let (user, group) = self.user();
+        let (user, group) = (leak_bytes(&user), group.as_deref().map(leak_bytes));
         self.step(Step::LookupUser(user, group));
         if self.plan.terminal {
             // Opened where the container has it, or ttyname(3) would not find it; /dev is ours, no image's.
             let window = self.host.window;
-            self.step(Step::OpenTerminal(c"/dev/pts/ptmx", c"/dev/pts/0", window));
+            self.step(Step::OpenTerminal(
+                c"/dev/pts/ptmx",
+                Some(c"/dev/pts/0"),
+                window,
+            ));
             self.step(Step::OwnTerminal);
             self.step(bind(c"/dev/pts/0", Target::Path(c"/dev/console"), 0));
         }
+    }
+
+    /// Who the command runs as, each a name or a number.
+    pub(super) fn user(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+        let (spec, host) = (self.spec, self.host);
+        let id = |id: u32| id.to_string().into_bytes();
+        match &spec.user {
+            Some(user) => (user.clone(), spec.group.clone()),
+            None if spec.userns == Userns::KeepId => (id(host.uid), Some(id(host.gid))),
+            None => (id(0), None),
+        }
+    }
+
+    /// The command's resource limits: those of the host's that were not given otherwise, and those that were given.
+    pub(super) fn limits(&self) -> Vec<ResourceLimit> {
+        let given = &self.spec.limits;
+        let mut limits = self.host.limits.clone();
+        limits.retain(|limit| !given.iter().any(|set| set.name == limit.name));
+        limits.extend_from_slice(given);
+        limits
     }
 
     /// Descriptors 0, 1 and 2. The caller's terminal itself never gets into the container: its input buffer could be
@@ -301,13 +325,8 @@ impl Planner<'_> {
         self.step(Step::CloseDescriptors);
         // As root: an image may name a directory that its user cannot reach.
         self.step(Step::Chdir(leak(&spec.workdir)));
-        for default in &host.limits {
-            if !spec.limits.iter().any(|set| set.name == default.name) {
-                self.step(Step::Limit(*default));
-            }
-        }
-        for limit in &spec.limits {
-            self.step(Step::Limit(*limit));
+        for limit in self.limits() {
+            self.step(Step::Limit(limit));
         }
         self.step(Step::Umask(0o022));
         // A filter without no_new_privs takes CAP_SYS_ADMIN, so it comes before that is dropped (seccomp(2)); it
@@ -349,17 +368,22 @@ impl Planner<'_> {
             .map(|(_, value)| value.as_slice())
     }
 
-    /// The command's environment: mini's own few variables, then the user's.
-    pub(super) fn environment(&mut self) {
+    /// Mini's own few variables, then the user's.
+    pub(super) fn variables<'a>(&'a self, term: Option<&'a [u8]>) -> Vec<(&'a [u8], &'a [u8])> {
         let mut variables: Vec<(&[u8], &[u8])> = vec![(b"PATH", PATH)];
         variables.push((b"HOSTNAME", self.hostname().as_bytes()));
-        if self.plan.terminal {
-            variables.push((b"TERM", self.host.term.as_deref().unwrap_or(b"xterm")));
-        }
+        variables.extend(term.map(|term| (&b"TERM"[..], term)));
         for (key, value) in &self.spec.environment {
             variables.retain(|(known, _)| known != key);
             variables.push((key, value));
         }
+        variables
+    }
+
+    /// The command's environment.
+    pub(super) fn environment(&mut self) {
+        let term = self.host.term.as_deref().unwrap_or(b"xterm");
+        let mut variables = self.variables(self.plan.terminal.then_some(term));
         let home = self.variable(b"HOME").is_none().then_some(variables.len());
         if home.is_some() {
             variables.push((b"HOME", b"/"));

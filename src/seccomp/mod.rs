@@ -35,6 +35,9 @@ pub enum Seccomp {
     Unconfined,
     #[cfg(feature = "json")]
     File(Box<Profile>),
+    /// The filter of a container that runs already, and its flags.
+    #[cfg(feature = "life")]
+    Compiled(Vec<Instruction>, u32),
 }
 
 /// What `sys::set_filter` takes.
@@ -83,6 +86,8 @@ impl Seccomp {
             Seccomp::Unconfined => "unconfined",
             #[cfg(feature = "json")]
             Seccomp::File(profile) => &profile.path,
+            #[cfg(feature = "life")]
+            Seccomp::Compiled(..) => "filter",
         }
     }
 }
@@ -93,6 +98,11 @@ pub fn filter(seccomp: &Seccomp, capabilities: u64, kernel: (u32, u32)) -> Resul
     let fail = |what: &str| invalid(seccomp.name(), what);
     let (policy, flags) = match seccomp {
         Seccomp::Unconfined => return Ok(None),
+        #[cfg(feature = "life")]
+        Seccomp::Compiled(program, flags) => {
+            let (program, flags) = (program.clone(), *flags);
+            return Ok(Some(Filter { program, flags }));
+        }
         _ if calls::GROUPS.is_empty() => {
             return Err(fail(
                 "mini does not know this machine's system calls (--seccomp unconfined does without)",
