@@ -84,13 +84,19 @@ fn join(exec: Exec, container: &Record) -> Result<u8> {
         let error = error!("container {id} has neither a pid namespace nor a cgroup of its own");
         return Err(error.hint("nothing would end the command when the container ends"));
     }
-    host.ids = mapped_ids(&entrance.pid.as_raw_pid().to_string()) > 1;
-    host.subordinate = None;
+    if !host.admin {
+        host.ids = mapped_ids(&entrance.pid.as_raw_pid().to_string()) > 1;
+        host.subordinate = None;
+    }
     if detach {
         host.nulls = [true; 3];
     }
     lower(&mut spec, &host)?;
-    let users = entrance.users(&host);
+    let users = match container.text("range") {
+        _ if entrance.flags & raw::CLONE_NEWUSER == 0 || !host.privileged => Users::Same,
+        Some(_) => Users::Range,
+        None => Users::Identity,
+    };
     let outside = Container {
         cgroups,
         namespaces: entrance.names,
@@ -219,18 +225,6 @@ impl Entrance {
             names,
             opened,
         })
-    }
-
-    /// What the container's ids are outside.
-    fn users(&self, host: &Host) -> Users {
-        if self.flags & raw::CLONE_NEWUSER == 0 || !host.privileged {
-            return Users::Same;
-        }
-        let map = fs::read_to_string(format!("/proc/{}/uid_map", self.pid.as_raw_pid()));
-        match map.unwrap_or_default().split_ascii_whitespace().nth(1) {
-            Some("0") | None => Users::Identity,
-            _ => Users::Range,
-        }
     }
 }
 

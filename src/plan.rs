@@ -591,9 +591,14 @@ impl Planner<'_> {
             granted,
             filter,
         );
+        let range: &[u8] = match self.users {
+            Users::Range => b"range yes\n",
+            _ => b"",
+        };
         for task in &mut self.plan.tasks {
             if let Task::Record(_, record) = task {
                 record.extend_from_slice(&text);
+                record.extend_from_slice(range);
             }
         }
     }

@@ -26,6 +26,7 @@
 //!     seccomp default                          or log, unconfined; filter FLAGS and the program, if it is from a file
 //!     ulimit NOFILE=1024:524288                each
 //!     shared 20000000                          the namespaces (CLONE_NEW*) that it shares with the host
+//!     range yes                                if its ids are a range of its own
 //!
 //!     pid 4712                                 its first process, before that is told to go on
 //!     status 0                                 the status it ended with, if the supervisor could say so
@@ -227,6 +228,8 @@ pub fn described(container: &Record) -> Result<Spec> {
             drop: 0,
         },
         no_new_privs: container.text("no-new-privs").is_some(),
+        // Standard input is the command's.
+        rootfs: Rootfs::Path(PathBuf::new()),
         ..cli::plain()?
     })
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use support::{Bench, Run, eventually, guest, have_program, kill, mini};
+use support::{Bench, Run, eventually, guest, have_program, is_core, kill, mini};
 
 /// A terminal with a bash in it, whose prompt is "outer$". Its environment has $MINI, $BUSYBOX, $GUEST.
 struct Screen<'a> {
@@ -203,6 +203,64 @@ fn an_interactive_shell_has_job_control() {
     screen.line("echo status $?");
     screen.wait("status 7");
     screen.is_sane();
+}
+
+#[test]
+fn a_shell_that_joins_a_container_has_job_control() {
+    let Some(bench) = Bench::new("exec-jobs") else {
+        return;
+    };
+    // The core has no mini exec.
+    if is_core() {
+        return;
+    }
+    let Some(screen) = Screen::new(&bench) else {
+        return;
+    };
+    screen.line("$MINI run --name box $BUSYBOX -- sleep 1000 < /dev/null > /dev/null 2>&1 &");
+    screen.line("clear; until $MINI exec box true 2> /dev/null; do sleep 0.1; done; echo up");
+    screen.wait("\nup");
+    screen.line("$MINI exec -e PS1='inner# ' box sh");
+    screen.prompt("inner#");
+    screen.line("tty; ps -o pid,args");
+    screen.wait("/dev/pts/0");
+    screen.wait("1 mini init");
+    screen.line("sleep 1000");
+    sleep(Duration::from_millis(200));
+    screen.key("C-c");
+    screen.prompt("inner#");
+    screen.line("echo status $?");
+    screen.wait("status 130");
+    screen.line("sleep 2000");
+    sleep(Duration::from_millis(200));
+    screen.key("C-z");
+    screen.wait("Stopped");
+    screen.prompt("inner#");
+    screen.line("fg");
+    sleep(Duration::from_millis(200));
+    screen.key("C-c");
+    screen.prompt("inner#");
+    // The window's size, at the beginning and when it changes.
+    screen.line("clear; stty size");
+    screen.wait("24 80");
+    screen.tmux(&["resize-window", "-x", "101", "-y", "31"]);
+    sleep(Duration::from_millis(300));
+    screen.line("stty size");
+    screen.wait("31 101");
+    screen.tmux(&["resize-window", "-x", "80", "-y", "24"]);
+    sleep(Duration::from_millis(300));
+    screen.line("clear; exit 7");
+    screen.prompt("outer$");
+    screen.line("echo status $?");
+    screen.wait("status 7");
+    screen.is_sane();
+    // The terminal that a container may have seen is its own, also for a command that reads from it alone.
+    screen.line("clear; $MINI exec -i box sh -c 'tty; read x; echo got $x' | cat");
+    screen.wait("not a tty");
+    screen.line("typed");
+    screen.wait("got typed");
+    screen.line("clear; $MINI stop -t 0 box; echo stopped");
+    screen.wait("stopped");
 }
 
 #[test]

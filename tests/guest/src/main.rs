@@ -9,6 +9,7 @@ mod attacks;
 mod filter;
 mod kernel;
 mod limits;
+mod trap;
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_ulong};
 use std::io::{Read, Write};
@@ -86,6 +87,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         ["attack", attacks @ ..] => attacks::all(attacks),
         ["swap", one, other, milliseconds] => attacks::swap(one, other, milliseconds),
         ["owners", paths @ ..] => attacks::owners(paths),
+        ["trap", end] => trap::trap(end),
         ["syscalls"] => filter::syscalls(),
         ["verdicts", calls @ ..] => filter::chosen(calls),
         _ => {
