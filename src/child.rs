@@ -353,6 +353,13 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             ioctl_tiocsctty(terminal)?;
             (0..3).try_for_each(|number| sys::duplicate(terminal, number))
         }
+        #[cfg(feature = "life")]
+        Step::TerminalStreams => {
+            let terminal = context.terminal()?;
+            (0..3).try_for_each(|number| sys::duplicate(terminal, number))
+        }
+        #[cfg(feature = "life")]
+        Step::ControllingTerminal => ioctl_tiocsctty(sys::borrow(0)),
         Step::Stdio(number) => {
             let source = context.stdio.get(usize::from(*number));
             let source = source.and_then(Option::as_ref).ok_or(Errno::BADF)?;

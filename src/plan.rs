@@ -61,8 +61,9 @@ pub struct Plan {
     pub kept: Option<PathBuf>,
     /// Whether the overlay keeps its attributes as user.overlay.*, as it has to in a user namespace.
     pub userxattr: bool,
-    /// Whether the command joins a container that runs already.
+    /// Whether the command joins a container that runs already, and goes on without mini there.
     pub joined: bool,
+    pub detached: bool,
 }
 
 /// One step of the supervisor: a kernel step, or work that needs the standard library.

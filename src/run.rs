@@ -251,6 +251,8 @@ struct Supervisor<'a> {
     child: Option<Pid>,
     /// The process that passes a command on to such a container.
     joiner: Option<Pid>,
+    /// Its number, also when it has been waited for.
+    passes: Option<Pid>,
     /// A pidfd of the container's first process, if the command would not end with it.
     watched: Option<OwnedFd>,
     /// The container's cgroup of version 2, until the clone.
@@ -286,8 +288,8 @@ impl<'a> Supervisor<'a> {
     ) -> Result<Supervisor<'a>> {
         let (control, theirs) = report::channel()
             .map_err(|errno| Error::sys("socketpair", "", errno).hint("CONFIG_UNIX"))?;
-        if trace {
-            // The command's process is known by what it says.
+        if trace || plan.joined {
+            // The command's process is known by what it says, and who passes it on by its number.
             set_socket_passcred(&control, true)
                 .map_err(|errno| Error::sys("setsockopt", "SO_PASSCRED", errno))?;
         }
@@ -309,6 +311,7 @@ impl<'a> Supervisor<'a> {
             directories: Vec::new(),
             child: None,
             joiner: None,
+            passes: None,
             watched: None,
             cgroup: None,
             busy: false,
@@ -627,7 +630,7 @@ impl Supervisor<'_> {
             })
         })?;
         match self.plan.joined {
-            true => self.joiner = Some(pid),
+            true => (self.joiner, self.passes) = (Some(pid), Some(pid)),
             false => self.child = Some(pid),
         }
         self.context.tasks = [const { None }; 6];
@@ -732,6 +735,7 @@ impl Supervisor<'_> {
         let mut ended = None;
         // The last reports and output may come after the news that the process is gone.
         while ended.is_none() || self.control.is_some() || self.relays.iter().any(Relay::pending) {
+            let over = self.over();
             let (signal, report, ready, alone) = self.wait();
             if alone {
                 self.watched = None;
@@ -742,6 +746,9 @@ impl Supervisor<'_> {
                 self.receive()?;
                 // Which process it is may be known only now.
                 self.reap(&mut ended);
+            }
+            if over && !report {
+                self.control = None;
             }
             let idle = !signal && !report && !ready.contains(&true);
             #[cfg(feature = "life")]
@@ -801,6 +808,13 @@ impl Supervisor<'_> {
         Ok(ended.unwrap_or(0))
     }
 
+    /// Whether the command that has joined a container has ended. Its end of the control socket may be somebody else's by
+    /// now, who does not close it.
+    fn over(&self) -> bool {
+        let gone = self.child.is_none() && self.joiner.is_none();
+        self.plan.joined && !self.plan.detached && gone && self.control.is_some()
+    }
+
     /// Waits for something to happen: a signal, a report, (by index) a relay that can go on, or the end of the container
     /// that a command has joined.
     fn wait(&self) -> (bool, bool, Vec<bool>, bool) {
@@ -825,7 +839,12 @@ impl Supervisor<'_> {
             tv_sec: 0,
             tv_nsec: 250_000_000,
         };
-        let timeout = self.relays.iter().any(Relay::ended).then_some(&again);
+        let now = Timespec::default();
+        let timeout = match self.relays.iter().any(Relay::ended) {
+            _ if self.over() => Some(&now),
+            true => Some(&again),
+            false => None,
+        };
         // EINTR cannot come with all signals blocked, and would be tried again by the caller's loop.
         let _ = poll(&mut fds, timeout);
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
@@ -858,8 +877,10 @@ impl Supervisor<'_> {
             return Err(step_error(step, errno, &report.detail, self.host));
         }
         self.began |= matches!(step, Step::Ready);
+        // In a container that runs others may have got hold of the socket.
+        let trusted = !self.plan.joined || received.sender == self.passes;
         #[cfg(feature = "life")]
-        if matches!(step, Step::Pass(flags) if *flags != 0) {
+        if matches!(step, Step::Pass(flags) if *flags != 0) && trusted && self.child.is_none() {
             self.child = Pid::from_raw(report.process);
         }
         self.trace_line(self.plan.actor(index), step, report.nanoseconds);
@@ -869,7 +890,7 @@ impl Supervisor<'_> {
             self.say_lines(&protection::observe(command, self.plan, &self.notes));
             let _ = send(control, b"!", SendFlags::NOSIGNAL);
         }
-        match received.descriptor {
+        match received.descriptor.filter(|_| trusted) {
             #[cfg(feature = "life")]
             Some(master) if self.spec.detach.is_some() => self.alone(master)?,
             Some(master) => {
@@ -947,6 +968,9 @@ impl Supervisor<'_> {
         let Some(child) = self.child else {
             // Only output is left, and somebody does not want to wait for its reader.
             if ends {
+                if self.plan.joined {
+                    self.control = None;
+                }
                 self.relays.clear();
             }
             return Ok(());

@@ -132,6 +132,12 @@ pub enum Step {
     /// From here on two processes: the steps that follow are the command's. This one performs those given here, and
     /// becomes the reaper; with `true` the command's begin when it has done so.
     Fork(&'static [Step], bool),
+    /// The container's terminal becomes descriptors 0, 1 and 2.
+    #[cfg(feature = "life")]
+    TerminalStreams,
+    /// Descriptor 0, a terminal, becomes the controlling terminal.
+    #[cfg(feature = "life")]
+    ControllingTerminal,
     /// Closes everything but 0, 1, 2, the control socket, and what later steps use.
     #[cfg(feature = "life")]
     CloseOthers,
@@ -262,6 +268,10 @@ impl Display for Step {
                 f.write_str("clone3(SIGCHLD)")?;
                 init.iter().try_for_each(|step| write!(f, "; init: {step}"))
             }
+            #[cfg(feature = "life")]
+            Step::TerminalStreams => f.write_str("dup3({terminal}, 0 1 2)"),
+            #[cfg(feature = "life")]
+            Step::ControllingTerminal => f.write_str("ioctl(0, TIOCSCTTY)"),
             #[cfg(feature = "life")]
             Step::CloseOthers => f.write_str("close all but 0 1 2 {control} {stdio} {namespaces}"),
             #[cfg(feature = "life")]

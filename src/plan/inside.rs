@@ -281,7 +281,7 @@ impl Planner<'_> {
 
     /// Descriptors 0, 1 and 2. The caller's terminal itself never gets into the container: its input buffer could be
     /// written to (TIOCSTI). There is a pipe to the supervisor in its place.
-    fn streams(&mut self) {
+    pub(super) fn streams(&mut self) {
         let (spec, host) = (self.spec, self.host);
         let unwanted = host.terminals[0] && !spec.interactive;
         for number in 0..3u8 {
@@ -297,7 +297,7 @@ impl Planner<'_> {
 
     /// The command's own steps.
     pub(super) fn command(&mut self, privileges: Privileges) {
-        let (spec, host) = (self.spec, self.host);
+        let spec = self.spec;
         let (granted, ambient) = (privileges.granted, privileges.ambient);
         let filter = privileges.filter;
         let mut filter = filter.map(|filter| Step::Seccomp(filter.program.leak(), filter.flags));
@@ -321,29 +321,8 @@ impl Planner<'_> {
         } else {
             self.streams();
         }
-        // Before the working directory is entered: /proc/self/fd/N must lead nowhere (CVE-2024-21626).
-        self.step(Step::CloseDescriptors);
-        // As root: an image may name a directory that its user cannot reach.
-        self.step(Step::Chdir(leak(&spec.workdir)));
-        for limit in self.limits() {
-            self.step(Step::Limit(limit));
-        }
-        self.step(Step::Umask(0o022));
-        // A filter without no_new_privs takes CAP_SYS_ADMIN, so it comes before that is dropped (seccomp(2)); it
-        // then has to allow the steps that follow.
-        if !spec.no_new_privs {
-            self.steps.extend(filter.take());
-        }
-        self.step(Step::DropBounding(granted, host.last_capability));
-        if ambient != 0 {
-            self.step(Step::KeepCapabilities);
-        }
-        // With a single id the kernel refuses setgroups(2) (user_namespaces(7)).
-        if self.has_ids() {
-            self.step(Step::Setgroups);
-        }
-        self.step(Step::Setgid);
-        self.step(Step::Setuid);
+        self.settings();
+        self.identity(granted, ambient, &mut filter);
         if !spec.init || self.shares(raw::CLONE_NEWPID) {
             // The change of ids has cleared it (prctl(2)); in the host's pid namespace the command must not outlive
             // a subreaper that is killed.
@@ -358,8 +337,43 @@ impl Planner<'_> {
         self.step(Step::Ready);
         // Last: after it nothing but execve has to be allowed.
         self.steps.extend(filter);
+        self.execve();
+    }
+
+    /// What the command finds set when it begins.
+    pub(super) fn settings(&mut self) {
+        // Before the working directory is entered: /proc/self/fd/N must lead nowhere (CVE-2024-21626).
+        self.step(Step::CloseDescriptors);
+        // As root: an image may name a directory that its user cannot reach.
+        self.step(Step::Chdir(leak(&self.spec.workdir)));
+        for limit in self.limits() {
+            self.step(Step::Limit(limit));
+        }
+        self.step(Step::Umask(0o022));
+    }
+
+    /// The bounding set and the ids.
+    pub(super) fn identity(&mut self, granted: u64, ambient: u64, filter: &mut Option<Step>) {
+        // A filter without no_new_privs takes CAP_SYS_ADMIN, so it comes before that is dropped (seccomp(2)); it
+        // then has to allow the steps that follow.
+        if !self.spec.no_new_privs {
+            self.steps.extend(filter.take());
+        }
+        self.step(Step::DropBounding(granted, self.host.last_capability));
+        if ambient != 0 {
+            self.step(Step::KeepCapabilities);
+        }
+        // With a single id the kernel refuses setgroups(2) (user_namespaces(7)).
+        if self.has_ids() {
+            self.step(Step::Setgroups);
+        }
+        self.step(Step::Setgid);
+        self.step(Step::Setuid);
+    }
+
+    pub(super) fn execve(&mut self) {
         let search = self.variable(b"PATH").unwrap_or(PATH);
-        self.step(Step::Execve(prepare(&spec.command, search)));
+        self.step(Step::Execve(prepare(&self.spec.command, search)));
     }
 
     pub(super) fn variable(&self, key: &[u8]) -> Option<&[u8]> {

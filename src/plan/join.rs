@@ -1,10 +1,11 @@
 //! The plan of `mini exec`: a command joins a container that runs already. setns(2), clone(2) on CLONE_PARENT.
 //!
-//! Who enters a pid namespace stays outside of it, only its children are inside. So there are two processes: the first joins
-//! cgroups and namespaces, and passes the work on to the second, whose parent is mini all the same (CLONE_PARENT). The
-//! first sees no file of the container; the second does, and is seen, so all it does before its execve takes the
-//! container for hostile: it cannot be traced, finds paths without magic links, and holds nothing of the host's but the
-//! streams that it is about to hand over.
+//! Who enters a pid namespace stays outside of it, only its children are inside. So there are two processes: the first, which
+//! nobody inside sees, joins cgroups and namespaces, does what takes privileges, gives them up, and passes the work on to
+//! the second, whose parent is mini all the same (CLONE_PARENT). That one is in the midst of a container that may be
+//! hostile: it cannot be traced (but in the host's user namespace by who has CAP_SYS_PTRACE there), and whoever gets hold of
+//! it finds the rights and descriptors of the command, and a socket to mini, which trusts it with nothing.
+//! What the first opens inside it finds without following magic links.
 
 use super::*;
 
@@ -23,7 +24,7 @@ pub struct Container {
 pub fn join(spec: &Spec, host: &Host, container: &Container, detached: bool) -> Result<Plan> {
     let mut planner = Planner::new(spec, host);
     planner.users = container.users;
-    planner.plan.joined = true;
+    (planner.plan.joined, planner.plan.detached) = (true, detached);
     planner.plan.terminal &= !detached;
     let privileges = planner.privileges()?;
     planner.seal();
@@ -62,6 +63,32 @@ pub fn join(spec: &Spec, host: &Host, container: &Container, detached: bool) -> 
     if planner.has_ids() {
         planner.step(Step::BecomeRoot);
     }
+    planner.step(Step::OpenRoot(c"/"));
+    let (user, group) = planner.user();
+    let (user, group) = (leak_bytes(&user), group.as_deref().map(leak_bytes));
+    planner.step(Step::LookupUser(user, group));
+    planner.step(Step::JoinKeyring);
+    if planner.plan.terminal {
+        let ptmx = c"/dev/pts/ptmx";
+        planner.step(Step::OpenTerminal(ptmx, None, host.window));
+        planner.step(Step::OwnTerminal);
+        planner.step(Step::TerminalStreams);
+    } else {
+        planner.streams();
+    }
+    planner.settings();
+    let (granted, ambient) = (privileges.granted, privileges.ambient);
+    let filter = privileges.filter;
+    let mut filter = filter.map(|filter| Step::Seccomp(filter.program.leak(), filter.flags));
+    planner.identity(granted, ambient, &mut filter);
+    planner.step(Step::Capabilities(granted, ambient));
+    if spec.no_new_privs {
+        planner.step(Step::NoNewPrivileges);
+    }
+    // One from a file may lack what is still to be done.
+    if matches!(spec.seccomp, Seccomp::Default | Seccomp::Log) {
+        planner.steps.extend(filter.take());
+    }
     planner.step(Step::Pass(raw::CLONE_PARENT));
     if detached {
         // What its parent leaves behind the container's init reaps.
@@ -70,22 +97,14 @@ pub fn join(spec: &Spec, host: &Host, container: &Container, detached: bool) -> 
         planner.step(Step::DieWithSupervisor(raw::SIGKILL as i32));
     }
     planner.step(Step::CheckSupervisor);
-    planner.step(Step::OpenRoot(c"/"));
-    let (user, group) = planner.user();
-    let (user, group) = (leak_bytes(&user), group.as_deref().map(leak_bytes));
-    planner.step(Step::LookupUser(user, group));
-    if planner.plan.terminal {
-        let ptmx = c"/dev/pts/ptmx";
-        planner.step(Step::OpenTerminal(ptmx, None, host.window));
-        planner.step(Step::OwnTerminal);
-    }
     planner.step(Step::Setsid);
-    planner.step(Step::JoinKeyring);
-    planner.command(privileges);
-    if detached {
-        let dies = |step: &Step| matches!(step, Step::DieWithSupervisor(_));
-        planner.steps.retain(|step| !dies(step));
+    if planner.plan.terminal {
+        planner.step(Step::ControllingTerminal);
     }
+    planner.step(Step::ResetSignals(0));
+    planner.step(Step::Ready);
+    planner.steps.extend(filter);
+    planner.execve();
     planner.environment();
     planner.plan.steps = planner.steps.leak();
     planner.plan.cgroups = planner.cgroups.groups;
