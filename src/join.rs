@@ -71,11 +71,12 @@ fn join(exec: Exec, container: &Record) -> Result<u8> {
     let own_pids = entrance.flags & raw::CLONE_NEWPID != 0;
     let freezer = container.all("freezer");
     let mut cgroups = Vec::new();
-    for path in state::cgroups(container) {
-        if !freezer
-            .iter()
-            .any(|freezer| path.as_os_str().as_encoded_bytes() == *freezer)
-        {
+    let all = state::cgroups(container);
+    for path in all.clone() {
+        let is_freezer = |freezer: &Vec<u8>| path.as_os_str().as_encoded_bytes() == *freezer;
+        // In one that has the container's own in it there may be no processes.
+        let holds = all.iter().any(|it| *it != path && it.starts_with(&path));
+        if !holds && !freezer.iter().any(is_freezer) {
             let v2 = !path.join("tasks").exists();
             cgroups.push((path, v2));
         }

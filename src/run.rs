@@ -43,9 +43,9 @@ use crate::plan::{Plan, RANGE, Stack, Task, Users, bind, leak, plan};
 use crate::protection;
 use crate::record::RECORD;
 use crate::seal;
-use crate::spec::Spec;
 #[cfg(feature = "life")]
-use crate::spec::{LogTo, Restart};
+use crate::spec::LogTo;
+use crate::spec::{Restart, Spec};
 use crate::state;
 use crate::stats;
 use crate::store::{self, Directory};

@@ -39,6 +39,7 @@ pub fn join(spec: &Spec, host: &Host, container: &Container, detached: bool) -> 
             path,
             enable: None,
             files: Vec::new(),
+            entered: true,
         });
     }
     planner.plan.tasks.push(Task::Clone(flags));
