@@ -387,3 +387,51 @@ fn every_limit_by_cgroups_of_either_version() {
         &host,
     );
 }
+
+/// A command that joins a container which runs.
+#[cfg(feature = "life")]
+fn joined(line: &str, container: &Container, detached: bool) -> String {
+    let host = Host {
+        limits: Vec::new(),
+        ..machine()
+    };
+    let spec = Spec {
+        init: false,
+        rootfs: Rootfs::Path("/".into()),
+        ..spec(line)
+    };
+    let plan = super::join(&spec, &host, container, detached).unwrap();
+    plan.lines()
+}
+
+#[cfg(feature = "life")]
+#[test]
+fn a_joining_command_is_seen_inside_with_no_more_rights_than_it_keeps() {
+    let own = raw::CLONE_NEWUSER | raw::CLONE_NEWNS | raw::CLONE_NEWPID;
+    let container = Container {
+        cgroups: vec![
+            ("/sys/fs/cgroup/pids/mini-x".into(), false),
+            ("/sys/fs/cgroup/unified/mini-x".into(), true),
+        ],
+        namespaces: vec![("{pidfd}", own), ("{ns/time}", raw::CLONE_NEWTIME)],
+        users: Users::Range,
+        oom_score_adj: Some(7),
+    };
+    let check = |name: &str, text: &str| {
+        let file = format!("{}/tests/plans/{name}", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("MINI_BLESS").is_some() {
+            std::fs::write(&file, text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(&file).unwrap(), "{name}");
+    };
+    let line = "run -t -u 33 -e A=b --ulimit nofile=5:9 x.tar -- id";
+    check("exec", &joined(line, &container, false));
+    let shared = Container {
+        namespaces: vec![("{pidfd}", raw::CLONE_NEWNS)],
+        users: Users::Same,
+        cgroups: Vec::new(),
+        oom_score_adj: None,
+    };
+    let line = "run --seccomp unconfined --no-new-privs=false x.tar -- id";
+    check("exec-detached", &joined(line, &shared, true));
+}

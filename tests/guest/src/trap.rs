@@ -1,6 +1,6 @@
 //! `guest trap FILE`: until FILE is there, looks for processes that appear in this container and tries to get hold of each
 //! at every moment of its life. Those of an engine that are on their way to a command's execve must give nothing away: no
-//! trace, no descriptor, binary, directory, memory or environment of the host's. Prints what came of it: `seen N`
+//! trace, no descriptor, right, binary, directory, memory or environment of the host's. Prints what came of it: `seen N`
 //! processes, `early N` looks at one that still bore mini's name, `reached N` looks that succeeded at one that did not,
 //! and a line `trapped WHAT` for each catch.
 
@@ -29,6 +29,8 @@ struct Trap {
     reached: u32,
     /// Device and inode of every file and directory that the container may show.
     own: HashSet<(u64, u64)>,
+    /// The permitted capabilities of this process, and whether it has a filter.
+    rights: Option<(u64, bool)>,
 }
 
 pub fn trap(end: &str) -> c_int {
@@ -39,6 +41,7 @@ pub fn trap(end: &str) -> c_int {
         early: 0,
         reached: 0,
         own: own.iter().flat_map(|path| identity(path)).collect(),
+        rights: rights("self"),
     };
     let me = unsafe { getpid() };
     // Those that were there before.
@@ -64,6 +67,17 @@ pub fn trap(end: &str) -> c_int {
 fn processes() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// A process's permitted capabilities, and whether its system calls are filtered.
+fn rights(process: &str) -> Option<(u64, bool)> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name));
+        value.map(str::trim_ascii)
+    };
+    let permitted = u64::from_str_radix(field("CapPrm:")?, 16).ok()?;
+    Some((permitted, field("Seccomp:")? != "0"))
 }
 
 impl Trap {
@@ -96,6 +110,12 @@ impl Trap {
 
     fn take(&mut self, pid: i32) {
         let path = |name: &str| format!("/proc/{pid}/{name}");
+        // Nobody here may have more.
+        if let (Some(own), Some(theirs)) = (self.rights, rights(&pid.to_string())) {
+            if theirs.0 & !own.0 != 0 || own.1 && !theirs.1 {
+                self.catch(pid, &format!("rights {:x} {}", theirs.0, theirs.1));
+            }
+        }
         for name in ["exe", "root", "cwd"] {
             match fs::metadata(path(name)) {
                 Ok(status) if self.own.contains(&(status.dev(), status.ino())) => self.reached += 1,
