@@ -93,6 +93,10 @@ fn step_hint(step: &Step, errno: Errno, host: &Host) -> &'static str {
         (Step::Fork(..), Errno::AGAIN) => {
             "--pids-limit counts mini's init too; or the user has too many processes (RLIMIT_NPROC)"
         }
+        #[cfg(feature = "life")]
+        (Step::Pass(_), Errno::AGAIN) => {
+            "the container's --pids-limit is reached, or its user has too many processes (RLIMIT_NPROC)"
+        }
         (Step::PivotRoot, Errno::INVAL) => "is the root not a mount point, as in a chroot?",
         (Step::Limit(_), Errno::PERM) => "--ulimit: raising a hard limit needs CAP_SYS_RESOURCE",
         (Step::Setuid | Step::Setgid | Step::Setgroups | Step::OwnTerminal, Errno::INVAL)

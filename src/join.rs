@@ -11,7 +11,9 @@
 //! (fs.suid_dumpable=1): there mini refuses.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use linux_raw_sys::general as raw;
 use rustix::fd::OwnedFd;
@@ -33,6 +35,7 @@ use crate::run;
 use crate::seccomp::Seccomp;
 use crate::spec::Spec;
 use crate::state;
+use crate::store::names;
 
 /// Runs a command in a running container and returns the status to exit with.
 pub fn run(exec: Exec) -> Result<u8> {
@@ -62,7 +65,12 @@ fn join(exec: Exec, container: &Record) -> Result<u8> {
     let mut spec = complete(exec, state::described(container)?);
     let mut host = probe(&spec)?;
     let init = processes.init.pid;
-    let entrance = Entrance::find(init, &host)?;
+    // Its init has a child when everything is set up.
+    let command = first_child(init).filter(|_| container.text("init").is_none());
+    if command.is_none() && !is_command(init, processes.supervisor.pid) {
+        return Err(error!("container {id}: it is still being started"));
+    }
+    let entrance = Entrance::find(init, command, &host)?;
     // Of that number there was no other process meanwhile.
     let same = Processes::of(container)?.is_some_and(|now| now.init.pid == init);
     if !same || entrance.pid != init && parent(entrance.pid) != Some(init.as_raw_pid()) {
@@ -173,21 +181,16 @@ const NAMESPACES: [(&str, u32); 8] = [
 
 impl Entrance {
     /// The namespaces of the container's first process. An ordinary user may not look at mini's init (ptrace(2)), which
-    /// cannot be traced: then those of its first child, the command.
-    fn find(init: Pid, host: &Host) -> Result<Entrance> {
-        match Entrance::of(init, host) {
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
-            found => return found.map_err(|error| failed(init, error)),
+    /// cannot be traced: then those of the command, its first child.
+    fn find(init: Pid, command: Option<Pid>, host: &Host) -> Result<Entrance> {
+        let failed =
+            |pid: Pid, error| Error::io("open", format!("/proc/{}/ns", pid.as_raw_pid()), error);
+        match (Entrance::of(init, host), command) {
+            (Err(error), Some(command)) if error.kind() == ErrorKind::PermissionDenied => {
+                Entrance::of(command, host).map_err(|error| failed(command, error))
+            }
+            (found, _) => found.map_err(|error| failed(init, error)),
         }
-        let number = init.as_raw_pid();
-        let path = format!("/proc/{number}/task/{number}/children");
-        let children = fs::read_to_string(&path).map_err(|error| {
-            Error::io("open", &path, error).hint("this kernel lacks CONFIG_PROC_CHILDREN")
-        })?;
-        let first = children.split(' ').next().and_then(|pid| pid.parse().ok());
-        let command = first.and_then(Pid::from_raw);
-        let command = command.ok_or_else(|| Error::new("the container's command has not begun"))?;
-        Entrance::of(command, host).map_err(|error| failed(command, error))
     }
 
     fn of(pid: Pid, host: &Host) -> std::io::Result<Entrance> {
@@ -229,6 +232,30 @@ impl Entrance {
     }
 }
 
-fn failed(pid: Pid, error: std::io::Error) -> Error {
-    Error::io("open", format!("/proc/{}/ns", pid.as_raw_pid()), error)
+/// The first child of a process.
+fn first_child(pid: Pid) -> Option<Pid> {
+    let number = pid.as_raw_pid();
+    let listed = fs::read_to_string(format!("/proc/{number}/task/{number}/children"));
+    let first = match listed {
+        Ok(children) => children.split(' ').next()?.parse().ok(),
+        // No CONFIG_PROC_CHILDREN.
+        Err(_) => {
+            let names = names(Path::new("/proc"));
+            let mut pids: Vec<i32> = names.iter().filter_map(|name| name.parse().ok()).collect();
+            pids.sort_unstable();
+            let is_child = |pid: &i32| Pid::from_raw(*pid).and_then(parent) == Some(number);
+            pids.into_iter().find(is_child)
+        }
+    };
+    first.and_then(Pid::from_raw)
+}
+
+/// Whether the first process of a container without mini's init has become its command: until then it shows the arguments
+/// that mini was started with, or what they have been overwritten with. Before that the host's files are still there.
+fn is_command(init: Pid, supervisor: Pid) -> bool {
+    let arguments = |pid: Pid| fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid()));
+    match (arguments(init), arguments(supervisor)) {
+        (Ok(own), Ok(minis)) => own != minis && !own.starts_with(b"mini init\0"),
+        _ => false,
+    }
 }

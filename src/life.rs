@@ -280,7 +280,7 @@ impl Process {
 pub struct Processes {
     /// Its first process.
     pub init: Process,
-    supervisor: Process,
+    pub supervisor: Process,
 }
 
 /// A process's parent.

@@ -26,6 +26,7 @@
 //!     seccomp default                          or log, unconfined; filter FLAGS and the program, if it is from a file
 //!     ulimit NOFILE=1024:524288                each
 //!     shared 20000000                          the namespaces (CLONE_NEW*) that it shares with the host
+//!     init no                                  if the command is its first process
 //!     range yes                                if its ids are a range of its own
 //!
 //!     pid 4712                                 its first process, before that is told to go on
@@ -172,6 +173,9 @@ pub fn describe(
     } in limits
     {
         text.line("ulimit", format!("{name}={soft}:{hard}").as_bytes());
+    }
+    if !spec.init {
+        text.line("init", b"no");
     }
     text.line("shared", format!("{:x}", spec.shared).as_bytes());
     text.bytes()

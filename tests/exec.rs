@@ -741,3 +741,68 @@ fn older_kernels_do_as_well() {
     }
     stop(&bench, container);
 }
+
+#[test]
+fn a_container_that_is_being_set_up_is_not_joined() {
+    let Some(bench) = bench("exec-early") else {
+        return;
+    };
+    if !have_program("strace") {
+        return;
+    }
+    for options in [&[][..], &["--no-init"], &["--userns", "host"]] {
+        // Slowly enough to be looked at in between.
+        let strace = [
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=mount,pivot_root,umount2,execve",
+        ];
+        let slow = [
+            "-e",
+            "inject=mount,pivot_root,umount2,execve:delay_exit=15000",
+        ];
+        let run = bench.program("strace").args(&strace).args(&slow);
+        let run = run.args(&[mini().to_str().unwrap(), "run", "--name", "box"]);
+        let run = run
+            .args(options)
+            .args(&[bench.busybox(), "--", "sh", "-c", SLEEP]);
+        let mut container = run.start();
+        let (mut early, mut joined) = (0, false);
+        while !joined {
+            let script = "read root < /etc/hostname; echo $root $$; ls -d /proc/1/status";
+            let output = exec(&bench, &[], &["sh", "-c", script]).output();
+            joined = output.status == 0;
+            match output.status {
+                0 => assert!(output.stdout.starts_with("box "), "{}", output.stdout),
+                _ => {
+                    let starting = output.stderr.ends_with(": it is still being started\n");
+                    let none = output.stderr.contains("no running container");
+                    assert!(output.status == 125 && (starting || none), "{output:?}");
+                    early += usize::from(starting);
+                }
+            }
+        }
+        assert!(early > 0, "{options:?}");
+        container.until("ready");
+        stop(&bench, container);
+    }
+}
+
+#[test]
+fn a_full_container_says_so() {
+    let Some(bench) = bench("exec-full") else {
+        return;
+    };
+    let container = start(
+        &bench,
+        &["--pids-limit", "2"],
+        "echo ready; exec sleep 1000",
+    );
+    let line = exec(&bench, &[], &["true"]).output().one_line(125);
+    let why = "(the container's --pids-limit is reached, or its user has too many processes (RLIMIT_NPROC))";
+    assert!(line.ends_with(why), "{line}");
+    stop(&bench, container);
+}

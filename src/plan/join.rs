@@ -64,6 +64,9 @@ pub fn join(spec: &Spec, host: &Host, container: &Container, detached: bool) -> 
     if planner.has_ids() {
         planner.step(Step::BecomeRoot);
     }
+    // What is in the container may keep it waiting.
+    planner.step(Step::DieWithSupervisor(raw::SIGKILL as i32));
+    planner.step(Step::CheckSupervisor);
     planner.step(Step::OpenRoot(c"/"));
     let (user, group) = planner.user();
     let (user, group) = (leak_bytes(&user), group.as_deref().map(leak_bytes));
