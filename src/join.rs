@@ -183,8 +183,14 @@ impl Entrance {
     /// The namespaces of the container's first process. An ordinary user may not look at mini's init (ptrace(2)), which
     /// cannot be traced: then those of the command, its first child.
     fn find(init: Pid, command: Option<Pid>, host: &Host) -> Result<Entrance> {
-        let failed =
-            |pid: Pid, error| Error::io("open", format!("/proc/{}/ns", pid.as_raw_pid()), error);
+        let failed = |pid: Pid, error: std::io::Error| {
+            let denied = error.kind() == ErrorKind::PermissionDenied;
+            let error = Error::io("open", format!("/proc/{}/ns", pid.as_raw_pid()), error);
+            match denied {
+                true => error.hint("the command has not begun, or its user may not trace it"),
+                false => error,
+            }
+        };
         match (Entrance::of(init, host), command) {
             (Err(error), Some(command)) if error.kind() == ErrorKind::PermissionDenied => {
                 Entrance::of(command, host).map_err(|error| failed(command, error))
