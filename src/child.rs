@@ -223,6 +223,7 @@ fn become_init(command: Pid, go: Option<OwnedFd>) -> i32 {
             sys::close(0);
         }
     }
+    sys::forget_code();
     match getpid() {
         Pid::INIT => init::reap(command, Role::Init),
         _ => init::reap(command, Role::Subreaper),

@@ -284,6 +284,11 @@ pub fn name(number: u64) -> String {
 /// The numbers of the files in a container's directory, in order.
 pub fn numbers(directory: impl AsFd) -> Vec<u64> {
     let mut numbers = Vec::new();
+    // A descriptor of its own, which begins with the first entry.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(directory) = openat(directory, ".", flags, Mode::empty()) else {
+        return numbers;
+    };
     let _ = for_each_entry(directory.as_fd(), &mut |name| {
         let name = name.to_str().ok();
         let number = name.and_then(|name| name.strip_prefix(NAME)?.parse::<u64>().ok());

@@ -928,7 +928,10 @@ impl Supervisor<'_> {
             && let Some(caller) = self.caller.take()
         {
             match self.spec.detach {
-                Some(_) => return caller.leave(),
+                Some(_) => {
+                    caller.leave();
+                    return sys::forget_code();
+                }
                 None => caller.tell(),
             }
         }

@@ -326,6 +326,24 @@ pub fn close_range(first: u32, at_exec: bool) -> Result<()> {
     .map(drop)
 }
 
+/// Gives back the memory of this program's code and constants, which the kernel reads from the file again where they are used:
+/// `madvise(2)`, MADV_DONTNEED.
+pub fn forget_code() {
+    // From the linker: the program's first byte, and the one behind its code.
+    unsafe extern "C" {
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    let (start, end) = (
+        &raw const __executable_start as usize,
+        &raw const etext as usize,
+    );
+    let length = end.saturating_sub(start) & !0xffff;
+    let advice = raw::MADV_DONTNEED as usize;
+    // SAFETY: what is mapped there is a file, read-only and thus without changes of its own.
+    let _ = unsafe { call(raw::__NR_madvise, [start, length, advice, 0, 0]) };
+}
+
 /// Closes one descriptor by number, for kernels without [`close_range`].
 pub fn close(descriptor: i32) {
     let _ = numbers(raw::__NR_close, [descriptor as usize, 0, 0]);
