@@ -193,7 +193,7 @@ fn much_output_is_bounded_and_its_end_is_exact() {
     let mut gaps = 0;
     let all = shown.strip_suffix("end\n").unwrap();
     for line in all.lines() {
-        assert_eq!(line.len() - line.find(' ').unwrap(), 69, "{line:?}");
+        assert_eq!(line.len() - line.find(' ').unwrap(), 68, "{line:?}");
         let number: u64 = line.split(' ').next().unwrap().parse().unwrap();
         assert!(number > last, "{number} after {last}");
         gaps += u64::from(number > last + 1);
@@ -203,7 +203,7 @@ fn much_output_is_bounded_and_its_end_is_exact() {
     assert_eq!(followed.stderr.lines().count() as u64, gaps);
     let tail = logs(&bench, &["--tail", "1001", &id]).output().ok();
     let expected: String = (2_699_001..=2_700_000)
-        .map(|number| format!("{number} {}\n", ".".repeat(68)))
+        .map(|number| format!("{number} {}\n", ".".repeat(67)))
         .collect();
     assert_eq!(tail, expected + "end\n");
     bench.mini(&["rm", &id]).output().ok();
