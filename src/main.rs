@@ -5,8 +5,8 @@
 //! `cgroup` (how much of the machine it may use), `run` (the supervisor carries the plan out), `userns` (ids), `seal`
 //! (mini's own binary), `store` (directories, files and locks), `layers` and `image` (from ROOTFS to what can be mounted),
 //! `cache`, `images`, `import`, `kept` and `commit` (the store and its names), `record`, `state`, `stats`, `pause`, `inspect`, `life`
-//! and `join` (containers that run), `terminal`, `progress`, `output`, `protection` (what came of it), `check`; `boot` (many
-//! containers) and `machine` (the machine's PID 1; `cmdline`), with `spawn` and `reaper`; then the library `container`
+//! and `join` (containers that run), `detach`, `log` and `logs` (in the background), `terminal`, `progress`, `output`,
+//! `protection` (what came of it), `check`; `boot` (many containers) and `machine` (the machine's PID 1; `cmdline`), with `spawn` and `reaper`; then the library `container`
 //! (`lib.rs`), which is all that runs inside: steps, the root file system, masks, the command, PID 1. Lower layers never
 //! see the types of higher ones.
 //!
