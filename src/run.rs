@@ -265,6 +265,9 @@ struct Supervisor<'a> {
     /// In the background: who waits for the command to run, and where its output goes.
     #[cfg(feature = "life")]
     caller: Option<Caller>,
+    /// Whether nothing is going to happen for a while.
+    #[cfg(feature = "life")]
+    forget: std::cell::Cell<bool>,
     /// If it is started again when it has ended.
     #[cfg(feature = "life")]
     run: Option<detach::Run>,
@@ -319,6 +322,8 @@ impl<'a> Supervisor<'a> {
             relays: Vec::new(),
             #[cfg(feature = "life")]
             caller: None,
+            #[cfg(feature = "life")]
+            forget: false.into(),
             #[cfg(feature = "life")]
             run: None,
             #[cfg(feature = "life")]
@@ -845,6 +850,10 @@ impl Supervisor<'_> {
             true => Some(&again),
             false => None,
         };
+        #[cfg(feature = "life")]
+        if self.forget.take() {
+            sys::forget_code();
+        }
         // EINTR cannot come with all signals blocked, and would be tried again by the caller's loop.
         let _ = poll(&mut fds, timeout);
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
@@ -929,8 +938,8 @@ impl Supervisor<'_> {
         {
             match self.spec.detach {
                 Some(_) => {
-                    caller.leave();
-                    return sys::forget_code();
+                    self.forget.set(true);
+                    return caller.leave();
                 }
                 None => caller.tell(),
             }
