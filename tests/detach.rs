@@ -79,6 +79,8 @@ fn the_id_is_printed_when_the_command_runs_and_all_can_be_learnt_afterwards() {
         125,
         &format!("container {id} is running (mini stop {id} ends it)"),
     );
+    let said = || bench.mini(&["logs", "web"]).output().expect(0);
+    assert!(eventually(|| said().stderr == "err\n"));
     ok(&bench, &["kill", "web"]);
     assert!(eventually(|| status(&bench, &id) == "exited (137)"));
     assert_eq!(ok(&bench, &["ps", "-q"]), "");
