@@ -50,7 +50,9 @@ pub fn run(what: Life, containers: &[String]) -> Result<u8> {
         Life::Ps(query) => ps(&run, query)?,
         Life::Stats { json } => stats(&run, containers, *json)?,
         Life::Inspect { explain } => {
-            let found = containers.iter().map(|wanted| state::find(&run, wanted));
+            let found = containers
+                .iter()
+                .map(|wanted| Ok(state::find_any(&run, wanted)?.0));
             inspect::inspect(&found.collect::<Result<Vec<_>>>()?, *explain)
         }
         _ => String::new(),

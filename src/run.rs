@@ -146,7 +146,8 @@ fn supervise(mut supervisor: Supervisor<'_>, notes: &mut Vec<String>) -> Result<
     let status = result.as_ref().map_or_else(Error::status, |status| *status);
     // For mini wait; the container has ended, whether this can be written or not.
     if !supervisor.is_kept() {
-        let _ = supervisor.note("status", status.into());
+        let now = sys::clock(raw::CLOCK_REALTIME) / 1_000_000_000;
+        let _ = supervisor.note(&format!("status {status}\nfinished {now}\n"));
     }
     // What has no name has not run (`rehearse`), even if a filter has kept that from being told.
     let nameless = spec.command.first().is_some_and(Vec::is_empty);
@@ -552,7 +553,7 @@ impl Supervisor<'_> {
                 let control = self.control.as_ref().expect("open until the command runs");
                 self.context.stdio = [None, None, None];
                 // Before the command can begin: if it fails, nothing has been run.
-                self.note("pid", self.pid().as_raw_pid())?;
+                self.note(&format!("pid {}\n", self.pid().as_raw_pid()))?;
                 (send(control, b"!", SendFlags::NOSIGNAL).map(drop))
                     .map_err(|errno| Error::sys("send", "control", errno))
             }
@@ -583,10 +584,9 @@ impl Supervisor<'_> {
     }
 
     /// Adds to the container's record.
-    fn note(&self, key: &str, number: i32) -> Result<()> {
-        let line = format!("{key} {number}\n");
+    fn note(&self, lines: &str) -> Result<()> {
         let directory = self.directories.first();
-        directory.map_or(Ok(()), |it| it.append(RECORD, line.as_bytes()))
+        directory.map_or(Ok(()), |it| it.append(RECORD, lines.as_bytes()))
     }
 
     /// The container's first process, for tasks between the clone and "go".
@@ -808,6 +808,7 @@ impl Supervisor<'_> {
             if let Some(log) = &mut self.log {
                 log.say(&format!("mini: killed: {why}"));
             }
+            let _ = self.note("oom yes\n");
             self.say_lines(&format!("mini: killed: {why}\n"));
         }
         Ok(ended.unwrap_or(0))

@@ -30,9 +30,11 @@
 //!     range yes                                if its ids are a range of its own
 //!
 //!     pid 4712                                 its first process, before that is told to go on
+//!     oom yes                                  it was killed for its memory
 //!     status 0                                 the status it ended with, if the supervisor could say so
+//!     finished 1763808060                      and when
 //!
-//! When a container is started again, what begins with `restarts` or `supervisor` is written anew. All but the last two is written before the container is made. What a dead supervisor left the next command removes
+//! When a container is started again, what begins with `restarts` or `supervisor` is written anew. All but what is from `pid` on is written before the container is made. What a dead supervisor left the next command removes
 //! ([`sweep`]): all of it, but of a container in the background, unless it is to be removed, only the cgroups. Its record and
 //! its log (`log.rs`), with nobody's lock on them, are what an ended container is. It is there until `mini rm`.
 

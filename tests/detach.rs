@@ -384,7 +384,9 @@ fn stop_ends_the_restarting() {
     assert_eq!(status(&bench, &id), "exited (1)");
     // One that does not listen is killed, as with mini kill, and does not come back.
     for command in [&["stop", "-t", "0"][..], &["kill"]] {
-        let id = detach(&bench, &["--restart", "always"], "trap '' TERM; sleep 1000");
+        let deaf = "trap '' TERM; echo deaf; sleep 1000";
+        let id = detach(&bench, &["--restart", "always"], deaf);
+        assert!(eventually(|| ok(&bench, &["logs", &id]) == "deaf\n"));
         ok(&bench, &[command, &[&id]].concat());
         assert_eq!(ok(&bench, &["wait", &id]), "137\n");
         assert_eq!(status(&bench, &id), "exited (137)");

@@ -155,5 +155,24 @@ fn a_document_says_what_the_container_itself_finds() {
     assert!(!explained.contains('\x1b'), "{explained}");
     stop(&bench, running);
     let line = bench.mini(&["inspect", "box"]).output().one_line(125);
-    assert!(line.contains("no running container"), "{line}");
+    assert_eq!(line, "\"box\": no container (mini ps -a lists all)");
+    // One that has ended, and stays.
+    let id = bench
+        .mini(&["run", "-d", bench.busybox(), "--", "sh", "-c", "exit 7"])
+        .output()
+        .ok();
+    bench.mini(&["wait", id.trim_end()]).output().ok();
+    let text = bench.mini(&["inspect", id.trim_end()]).output().ok();
+    assert!(
+        text.contains("\"running\":false")
+            && text.contains("\"exit_status\":7,\"finished\":1")
+            && text.ends_with("\"now\":null}]\n"),
+        "{text}"
+    );
+    let text = bench
+        .mini(&["inspect", "--explain", id.trim_end()])
+        .output()
+        .ok();
+    assert_eq!(text.lines().count(), 3, "{text}");
+    bench.mini(&["rm", id.trim_end()]).output().ok();
 }

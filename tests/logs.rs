@@ -259,7 +259,9 @@ fn a_full_disk_costs_lines_alone() {
         mount -o remount,size=4k run; cat /dev/zero > run/full 2>/dev/null || true; \
         $MINI run -d $BUSYBOX -- true || echo status $?; rm run/full; find run -mindepth 2; umount run";
     let output = bench.private_shell(script).output().expect(0);
-    let lines: Vec<&str> = output.stdout.lines().collect();
+    // Without a second between them either signal may be the one that ends it.
+    let said = output.stdout.replace("\n143\n", "\n137\n");
+    let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines[0], "free 0", "{}", output.stdout);
     assert!(lines[1].trim().ends_with(" more"), "{}", output.stdout);
     assert_eq!(
