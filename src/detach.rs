@@ -100,14 +100,23 @@ pub fn keep(
             directory: directory.lend().map_err(failed("dup"))?,
             restarts,
         });
-        let (status, started) = one(&mut caller, signals, &mut stopped, &mut |caller| {
+        let ran = one(&mut caller, signals, &mut stopped, &mut |caller| {
             run.take().map_or(Ok(FAILED), |run| work(caller, run))
-        })?;
+        });
+        let (status, started) = match ran {
+            // No process can be made just now: what it has said so far is not lost for that.
+            Err(_) if restarts > 0 => (FAILED, false),
+            ran => ran?,
+        };
         if !started && restarts == 0 {
             return Ok(status);
         }
+        let time = sys::clock(raw::CLOCK_REALTIME) / 1_000_000_000;
         // If that cannot be written, nobody can be told.
-        let _ = directory.append(RECORD, format!("status {status}\n").as_bytes());
+        let _ = directory.append(
+            RECORD,
+            format!("status {status}\nfinished {time}\n").as_bytes(),
+        );
         let now = sys::clock(raw::CLOCK_MONOTONIC);
         if stopped || !spec.restart.again(status, restarts) {
             if spec.detach.as_ref().is_some_and(|detach| !detach.rm) {
@@ -248,7 +257,10 @@ pub fn open(log: &LogTo) -> Result<OwnedFd> {
         _ => b"/dev/null",
     };
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY;
-    rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))
+    // A fifo without a reader would keep mini waiting, deaf to signals; the container's writes wait as anywhere.
+    let opened = rustix::fs::open(path, flags | OFlags::NONBLOCK, Mode::from_raw_mode(0o644));
+    opened
+        .and_then(|file| rustix::fs::fcntl_setfl(&file, OFlags::APPEND).map(|()| file))
         .map_err(|errno| Error::sys("--log open", path, errno))
 }
 

@@ -294,6 +294,14 @@ pub fn parent(pid: Pid) -> Option<i32> {
 impl Processes {
     /// `None` if the container has ended meanwhile.
     pub fn of(container: &Record) -> Result<Option<Processes>> {
+        // Between two runs the record is that of the last one, whose processes are gone.
+        let container = &Record::read(container.directory.clone());
+        if container.text("status").is_some() {
+            return match container.text("keeper") {
+                Some(_) => Err(error!("container {}: it is being restarted", container.id)),
+                None => Ok(None),
+            };
+        }
         let init = Process::find(container, "pid");
         let (Some(init), Some(supervisor)) = (init, Process::find(container, "supervisor")) else {
             let id = &container.id;
@@ -318,15 +326,18 @@ pub fn ended(container: &Record) -> Error {
 
 /// Sends a signal to a container.
 fn kill(container: &Record, signal: i32) -> Result<()> {
+    let keeper = Process::find(container, "keeper").filter(|_| state::runs(container));
+    if let (true, Some(keeper)) = (signal == raw::SIGKILL as i32, keeper) {
+        // That is its end: it is not to be started again, also if it does not run just now.
+        keeper.signal(raw::SIGTERM as i32)?;
+        return match Processes::of(container) {
+            Ok(Some(processes)) => processes.end(container, signal),
+            _ => Ok(()),
+        };
+    }
     let processes = Processes::of(container)?.ok_or_else(|| ended(container))?;
     match signal == raw::SIGKILL as i32 {
-        true => {
-            // That is its end: it is not to be started again.
-            if let Some(keeper) = Process::find(container, "keeper") {
-                keeper.signal(raw::SIGTERM as i32)?;
-            }
-            processes.end(container, signal)
-        }
+        true => processes.end(container, signal),
         false => processes.init.signal(signal),
     }
 }

@@ -38,7 +38,12 @@ pub fn string(text: &[u8]) -> String {
         for c in chunk.valid().chars() {
             match c {
                 '"' | '\\' => json.extend(['\\', c]),
-                '\0'..' ' => json.push_str(&format!("\\u{:04x}", u32::from(c))),
+                // Those behind ASCII drive terminals as well, or turn the direction of what follows.
+                '\0'..' '
+                | '\u{7f}'..='\u{9f}'
+                | '\u{200e}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}' => json.push_str(&format!("\\u{:04x}", u32::from(c))),
                 _ => json.push(c),
             }
         }

@@ -570,7 +570,11 @@ impl Supervisor<'_> {
                 Ok(())
             }
             // While a cgroup is there its record stays.
-            Task::RemoveDirectory(path) if self.busy && path.starts_with(&self.host.run) => Ok(()),
+            Task::RemoveDirectory(path) | Task::LeaveDirectory(path)
+                if self.busy && path.starts_with(&self.host.run) =>
+            {
+                Ok(())
+            }
             Task::RemoveDirectory(path) | Task::LeaveDirectory(path) => {
                 self.directories
                     .retain(|directory| directory.path() != path);

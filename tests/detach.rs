@@ -382,6 +382,16 @@ fn stop_ends_the_restarting() {
     assert!(eventually(|| status(&bench, &id) == "restarting"));
     ok(&bench, &["stop", &id]);
     assert_eq!(status(&bench, &id), "exited (1)");
+    // So does mini kill; nothing else is to be done to what does not run just now.
+    let id = detach(&bench, &["--restart", "always"], "exit 1");
+    assert!(eventually(|| status(&bench, &id) == "restarting"
+        && recorded(&bench, &id, "restarts")
+            .is_some_and(|count| count.parse::<u32>().unwrap() > 3)));
+    let line = bench.mini(&["exec", &id, "true"]).output().one_line(125);
+    assert!(line.contains("it is being restarted"), "{line}");
+    ok(&bench, &["kill", &id]);
+    assert!(eventually(|| status(&bench, &id) == "exited (1)"));
+    ok(&bench, &["rm", &id]);
     // One that does not listen is killed, as with mini kill, and does not come back.
     for command in [&["stop", "-t", "0"][..], &["kill"]] {
         let deaf = "trap '' TERM; echo deaf; sleep 1000";

@@ -752,7 +752,7 @@ fn without_a_name_for_this_boot_nothing_is_cached() {
     let boot = "/proc/sys/kernel/random/boot_id";
     let run = |image: &str| {
         let run = ["run", "--trace", image, "--", "echo", "fine"];
-        let output = refused(&bench, &[boot], &["open:error=ENOENT"], &run).expect(0);
+        let output = refused(&bench, &[boot], &["openat:error=ENOENT"], &run).expect(0);
         assert_eq!(output.stdout, "fine\n");
         assert!(output.stderr.contains(" made, "), "{}", output.stderr);
         assert_eq!(fs::read_dir(bench.path("store/cache")).unwrap().count(), 0);

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use support::{Bench, Output, Run, eventually, kill};
+use support::{Bench, Output, Run, eventually, is_core, kill};
 
 const INT: i32 = 2;
 const TERM: i32 = 15;
@@ -192,9 +192,18 @@ fn nothing_is_started_if_a_line_is_wrong() {
         let line = bench.mini(command).output().one_line(125);
         assert_eq!(line, "Unrecognized argument: line (see mini --help)");
     }
-    let run = bench.run(&["--restart=always"], &["true"]);
-    run.output()
-        .fails(125, "--restart: only in a boot file (see mini up --help)");
+    // The core does that in boot files alone.
+    let options = ["--restart=on-failure:1"];
+    let output = bench
+        .run(&options, &["sh", "-c", "echo x; exit 3"])
+        .output();
+    if is_core() {
+        output.fails(125, "--restart: only in a boot file (see mini up --help)");
+    } else {
+        let output = output.expect(3);
+        let said = (output.stdout.as_str(), output.stderr.as_str());
+        assert_eq!(said, ("x\nx\n", "mini: exit status 3, again in 100 ms\n"));
+    }
 }
 
 #[test]
