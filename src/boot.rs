@@ -12,6 +12,9 @@
 //! Stopping: the last line first, and the next one up when that has ended. A container gets its stop signal, and is killed
 //! if it has not ended within `--stop-timeout` seconds. A second request kills at once.
 //!
+//! `--net bridge` is a bridge of the file's own here, on which its containers know each other by name: that of /etc/web.boot is
+//! `--net bridge:web`.
+//!
 //! Left out: waiting for one another. A line that needs another one's service fails until that is there, and restarts.
 
 use std::os::unix::ffi::OsStrExt;
@@ -50,18 +53,30 @@ pub struct Line {
 pub fn read(file: &Path) -> Result<Vec<Result<Line>>> {
     let bytes = file.as_os_str().as_bytes();
     let text = std::fs::read(file).map_err(|error| Error::io("open", bytes, error))?;
+    let bridge = bridge_of(file);
     let parse = |(number, words): (usize, Result<_>)| {
         let name = format!("{} line {number}", show(file));
         words
-            .and_then(|words| line(name.clone(), words))
+            .and_then(|words| line(name.clone(), words, &bridge))
             .map_err(|error| error!("{name}: {error}"))
     };
     Ok(split(&text).into_iter().map(parse).collect())
 }
 
-/// A line from its words.
-pub fn line(name: String, words: Vec<Vec<u8>>) -> Result<Line> {
-    let (spec, words) = cli::line(words)?;
+/// The name of a file's bridge: the beginning of its own, as far as that can be one.
+fn bridge_of(file: &Path) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let good = |c: &char| c.is_ascii_alphanumeric() || "_.-".contains(*c);
+    let name: String = stem.chars().filter(good).take(10).collect();
+    match name.is_empty() {
+        true => "up".into(),
+        false => name,
+    }
+}
+
+/// A line from its words. `bridge` is the name of the bridge that the lines have in common.
+pub fn line(name: String, words: Vec<Vec<u8>>, bridge: &str) -> Result<Line> {
+    let (spec, words) = cli::line(words, bridge)?;
     Ok(Line {
         name,
         words,
@@ -439,7 +454,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<Line> {
         let (_, words) = split(text.as_bytes()).remove(0);
-        line("x".into(), words?)
+        line("x".into(), words?, "file")
     }
 
     #[test]
@@ -467,6 +482,18 @@ mod tests {
         let found = parse("-e --restart --env-file /none --seccomp /none x --restart y").unwrap();
         let words = "-e --restart --env-file /none --seccomp /none -- x --restart y";
         assert_eq!(found.words.join(&b' '), words.as_bytes());
+        #[cfg(feature = "net")]
+        for (text, expected) in [
+            ("--net bridge -i x", "--net=bridge:file -i -- x"),
+            ("--net=bridge:y x", "--net bridge:y -- x"),
+            ("-e --net x bridge", "-e --net -- x bridge"),
+        ] {
+            let words = parse(text).unwrap().words.join(&b' ');
+            assert_eq!(words, expected.as_bytes(), "{text}");
+        }
+        assert_eq!(bridge_of(Path::new("/etc/my web!.boot")), "myweb");
+        assert_eq!(bridge_of(Path::new("/a/0123456789abc.x")), "0123456789");
+        assert_eq!(bridge_of(Path::new("/a/ü.boot")), "up");
         let found = parse("--restart always -- -x").unwrap();
         assert_eq!((found.restart, found.stop_timeout), (Restart::Always, 10));
         assert!(!found.interactive && found.words == [&b"--"[..], b"-x"]);

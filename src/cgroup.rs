@@ -345,13 +345,16 @@ pub fn probe(spec: &Spec) -> Result<Cgroups> {
 
 /// The hierarchy that a line of mountinfo (proc(5)) is about, if it has controllers.
 fn hierarchy(spec: &Spec, mount: &str, own: &str) -> Result<Option<Hierarchy>> {
-    let Some((front, back)) = mount.split_once(" - cgroup") else {
-        return Ok(None);
+    let mut fields = mount.split(' ').skip(3);
+    let (root, top) = (fields.next().unwrap_or("/"), fields.next().unwrap_or("/"));
+    // Behind fields that may be missing.
+    let mut fields = fields.skip_while(|field| *field != "-").skip(1);
+    let v2 = match fields.next() {
+        Some("cgroup") => false,
+        Some("cgroup2") => true,
+        _ => return Ok(None),
     };
-    let mut front = front.split(' ').skip(3);
-    let (root, top) = (front.next().unwrap_or("/"), front.next().unwrap_or("/"));
-    let v2 = back.starts_with('2');
-    let options = back.split(' ').next_back().unwrap_or_default();
+    let options = fields.nth(1).unwrap_or_default();
     // Each file that is looked at costs some microseconds of the start: only what is wanted is.
     let resources = &spec.resources;
     let known = |name: &&str| {

@@ -36,7 +36,7 @@ use crate::report::{Detail, Report};
 use crate::step::Step;
 use crate::sys::Word;
 use crate::user::User;
-use crate::{capabilities, exec, init, mask, resolve, rootfs, sys};
+use crate::{capabilities, exec, init, mask, network, resolve, rootfs, sys};
 
 /// Exit status of a container whose set-up failed; the supervisor has the report and knows better.
 const SETUP_FAILED: i32 = 125;
@@ -51,13 +51,14 @@ pub struct Context {
     /// The files `tasks` of the container's cgroups of version 1.
     pub tasks: [Option<OwnedFd>; 6],
     pub root: Option<OwnedFd>,
+    pub own: rootfs::Own,
     pub terminal: Option<OwnedFd>,
     pub user: User,
     pub environment: Environment,
     /// Whether every step is reported, with the time it took.
     pub trace: bool,
-    /// Whether the container runs already: what is in it may have been changed by its processes, which must not get at this
-    /// one before its execve.
+    /// Whether it joins a container that runs already: whose processes must not get at this one before its execve, and may
+    /// have changed what is there.
     pub joined: bool,
     /// What namespaces are entered by.
     pub namespaces: [Option<OwnedFd>; 8],
@@ -72,6 +73,7 @@ impl Context {
             stdio: [None, None, None],
             tasks: [const { None }; 6],
             root: None,
+            own: rootfs::Own::default(),
             terminal: None,
             user: User::ROOT,
             environment,
@@ -162,13 +164,14 @@ pub fn container(steps: &[Step], first: usize, context: &mut Context) -> i32 {
             }
         };
         let ready_now = matches!(step, Step::Ready);
+        let said = matches!(step, Step::Apart | Step::Ready);
         let observed = ready_now && trace && !context.joined;
         if observed {
             let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
         }
         let (tell, took) = (trace && !ready, nanoseconds(trace).saturating_sub(started));
         let attached = attached.as_ref().map(AsFd::as_fd);
-        report(context, tell || ready_now, index, result, took, attached, 0);
+        report(context, tell || said, index, result, took, attached, 0);
         if let Err(errno) = result {
             // The status counts where a filter from a file has kept the report back.
             return match (step, errno) {
@@ -223,10 +226,10 @@ fn become_init(command: Pid, go: Option<OwnedFd>) -> i32 {
             sys::close(0);
         }
     }
-    sys::forget_code();
+    sys::forget_memory();
     match getpid() {
-        Pid::INIT => init::reap(command, Role::Init),
-        _ => init::reap(command, Role::Subreaper),
+        Pid::INIT => init::reap(command, Role::Init, false),
+        _ => init::reap(command, Role::Subreaper, false),
     }
 }
 
@@ -272,7 +275,7 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
     match step {
         Step::CloseOnExec => close_on_exec(),
         Step::Unshare(flags) => sys::unshare(*flags),
-        Step::Mount(mount) => rootfs::mount(root, mount),
+        Step::Mount(mount) => rootfs::mount(root, &mut context.own, mount),
         Step::MountAttributes(path, attributes) => sys::mount_setattr(path, *attributes),
         Step::Mkdir(path, mode) => mkdir(*path, Mode::from_raw_mode(*mode)),
         Step::Symlink(to, path) => symlink(*to, *path),
@@ -293,10 +296,7 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             let tasks = context.tasks.get_mut(*slot).and_then(Option::take);
             write(tasks.ok_or(Errno::BADF)?, b"0").map(drop)
         }
-        Step::AwaitGo => match recv(context.control()?, &mut [0; 1], RecvFlags::empty())? {
-            (_, 0) => sys::exit(SETUP_FAILED),
-            _ => Ok(()),
-        },
+        Step::AwaitGo => receive(context, &mut [0; 1]).map(drop),
         Step::BecomeRoot => become_root(),
         Step::JoinKeyring => match sys::join_session_keyring() {
             // No CONFIG_KEYS: there are no keys to keep out of reach. EPERM: a filter around mini, which the command
@@ -336,15 +336,23 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             let mode = Mode::from_raw_mode(0o755);
             resolve::make_dir(inside?, path.to_bytes(), mode).map(drop)
         }
-        Step::Mask(path) => mask::mask(inside?, path),
-        Step::ReadOnly(path) => mask::read_only(inside?, path),
-        Step::Sysctl(path, value, optional) => mask::sysctl(inside?, path, value, *optional),
+        Step::Mask(path) => mask::mask(context.own.base(inside?, path)?),
+        Step::ReadOnly(path) => mask::read_only(context.own.base(inside?, path)?),
+        Step::Sysctl(path, value, optional) => {
+            let all = context.own.base(inside?, c"/proc/sys")?;
+            mask::sysctl(all, path, value, *optional)
+        }
         Step::Chdir(path) => chdir(*path),
         Step::Chroot => chroot(c"."),
         Step::PivotRoot => pivot_root(c".", c"."),
         Step::DetachOldRoot => unmount(c".", UnmountFlags::DETACH),
         Step::Sethostname(name) => rustix::system::sethostname(name.to_bytes()),
-        Step::LoopbackUp => rootfs::loopback_up(),
+        Step::Network(_) => network::configure(network::LOOPBACK),
+        Step::Connected(_) => {
+            let mut messages = [0; 512];
+            let length = receive(context, &mut messages)?;
+            network::configure(messages.get(..length).unwrap_or_default())
+        }
         Step::OwnTerminal => {
             let owner = Uid::from_raw(context.user.uid);
             fchown(context.terminal()?, Some(owner), None)
@@ -409,7 +417,7 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
             context.user = User::lookup(inside?, user, *group, &mut context.detail)?;
             Ok(())
         }
-        Step::Ready => Ok(()), // the report says it
+        Step::Apart | Step::Ready => Ok(()), // the report says it
         Step::Execve(command) => {
             context.environment.set_home(context.user.home());
             let (errno, detail) = exec::execute(command, context.environment.words);
@@ -429,6 +437,14 @@ pub fn perform(step: &Step, context: &mut Context) -> rustix::io::Result<()> {
         #[cfg(feature = "life")]
         Step::Pass(_) => Err(Errno::NOSYS),
         Step::Fork(..) | Step::OpenTerminal(..) => Err(Errno::NOSYS),
+    }
+}
+
+/// Waits for a packet from the supervisor. If it is gone, this process goes too.
+fn receive(context: &Context, packet: &mut [u8]) -> rustix::io::Result<usize> {
+    match recv(context.control()?, packet, RecvFlags::empty())? {
+        (_, 0) => sys::exit(SETUP_FAILED),
+        (_, length) => Ok(length),
     }
 }
 
@@ -481,6 +497,9 @@ fn hide_caller() -> rustix::io::Result<()> {
     }
     let [arguments, arguments_end, environment, environment_end] = area;
     let memory = sys::open(c"/proc/self/mem", OFlags::WRONLY)?;
+    // The first byte comes first and last: who asks whether this is the command yet (`mini exec`) sees the old words, a zero
+    // byte, or the new ones, and no mixture.
+    pwrite(&memory, b"\0", arguments)?;
     for (start, end) in [(arguments, arguments_end), (environment, environment_end)] {
         let mut at = start;
         while at < end {
@@ -489,6 +508,8 @@ fn hide_caller() -> rustix::io::Result<()> {
             at += pwrite(&memory, zeros.get(..count).unwrap_or_default(), at)? as u64;
         }
     }
+    pwrite(&memory, b"ini init", arguments + 1)?;
+    // Changes the first byte alone.
     pwrite(&memory, b"mini init", arguments).map(drop)
 }
 
@@ -563,12 +584,13 @@ fn close_descriptors(context: &mut Context) -> rustix::io::Result<()> {
     rustix::io::fcntl_setfd(sys::borrow(3), FdFlags::CLOEXEC)?;
     close_from(4);
     // Every other descriptor of this process is closed now, whatever the context says.
+    let own = core::mem::take(&mut context.own);
     let (control, root, terminal) = (
         &mut context.control,
         &mut context.root,
         &mut context.terminal,
     );
-    core::mem::forget((control.take(), root.take(), terminal.take()));
+    core::mem::forget((control.take(), root.take(), terminal.take(), own));
     context.control = Some(sys::own(3));
     Ok(())
 }

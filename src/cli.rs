@@ -21,6 +21,9 @@ use crate::error::{Error, Result, error};
 use crate::image::Config;
 #[cfg(feature = "life")]
 use crate::log;
+#[cfg(feature = "net")]
+use crate::net;
+use crate::reaper;
 use crate::seccomp::Seccomp;
 #[cfg(feature = "images")]
 use crate::spec::Rootfs;
@@ -37,7 +40,7 @@ pub enum Action {
         mode: Mode,
     },
     /// The reaper on its own, for this command; the machine's PID 1, which needs none.
-    Init(Vec<Vec<u8>>),
+    Init(reaper::Init),
     /// Every line of a boot file.
     Up(PathBuf),
     /// What there is, and what would become of this `run`, or of one without options.
@@ -128,7 +131,7 @@ struct Mini {
 #[argh(subcommand)]
 enum Command {
     Run(Run),
-    Init(#[allow(dead_code)] Init),
+    Init(Init),
     Up(#[allow(dead_code)] Up),
     Check(Check),
     #[cfg(feature = "life")]
@@ -292,13 +295,43 @@ struct Run {
     /// run the command itself as PID 1
     #[argh(switch)]
     no_init: bool,
-    /// network: none (own namespace with loopback, default) or host
+    /// network: none (own namespace with loopback, default), host, bridge[:NAME] (also connected with the others on
+    /// that bridge and with the outside) or container:ID (that of a running container)
     #[argh(option)]
     net: Option<String>,
-    /// pid namespace: host shares the host's
+    /// its address on the bridge (default: the lowest that is free)
+    #[cfg(feature = "net")]
+    #[argh(option)]
+    ip: Option<String>,
+    /// name that others on the bridge know it by, besides its own; repeatable
+    #[cfg(feature = "net")]
+    #[argh(option)]
+    net_alias: Vec<String>,
+    /// port of the host that stands for one of the container, [ADDR:]HOST:CONTAINER[/udp], or ranges of ports; implies
+    /// --net bridge; repeatable
+    #[cfg(feature = "net")]
+    #[argh(option, short = 'p')]
+    publish: Vec<String>,
+    /// the bridge stays when its last container has gone
+    #[cfg(feature = "net")]
+    #[argh(switch)]
+    net_keep: bool,
+    /// line NAME:IP for /etc/hosts; repeatable
+    #[cfg(feature = "net")]
+    #[argh(option)]
+    add_host: Vec<String>,
+    /// name server in place of the host's; repeatable
+    #[cfg(feature = "net")]
+    #[argh(option)]
+    dns: Vec<String>,
+    /// domain to look names up in, in place of the host's (. for none); repeatable
+    #[cfg(feature = "net")]
+    #[argh(option)]
+    dns_search: Vec<String>,
+    /// pid namespace: host shares the host's, container:ID a running container's
     #[argh(option)]
     pid: Option<String>,
-    /// ipc namespace: host shares the host's, with its /dev/shm and /dev/mqueue
+    /// ipc namespace: host or container:ID shares it, with /dev/shm and /dev/mqueue
     #[argh(option)]
     ipc: Option<String>,
     /// uts namespace (host name): host shares the host's
@@ -386,7 +419,8 @@ struct Run {
 /// Runs a command below the PID 1 that containers get: it reaps orphans, forwards signals and exits with the
 /// command's status. As PID 1 of another container, or anywhere else as a child subreaper. As PID 1 of the machine it
 /// mounts /proc, /sys, /dev and so on first, and without a command runs what the kernel's command line (mini.image,
-/// mini.boot) or /etc/mini.boot says; when that has ended the machine is powered off (mini.exit).
+/// mini.boot) or /etc/mini.boot says; when that has ended the machine is powered off (mini.exit). The options are not
+/// for that.
 #[derive(FromArgs)]
 #[argh(
     subcommand,
@@ -395,6 +429,16 @@ struct Run {
     example = "mini init -- /usr/sbin/httpd -f"
 )]
 struct Init {
+    /// pass every signal on to all of the command's process group, and end what is left of that with SIGTERM when the
+    /// command has ended; otherwise the group gets only those that a terminal would send it
+    #[argh(switch, short = 'g')]
+    group: bool,
+    /// signal to get, and to pass on to the command, when the parent dies; KILL: both are killed
+    #[argh(option, short = 'p', arg_name = "signal")]
+    pdeathsig: Option<String>,
+    /// exit with 0 if the command does with this status, 143 say
+    #[argh(option, short = 'e', arg_name = "status")]
+    success: Vec<u8>,
     #[allow(dead_code)]
     #[argh(positional, arg_name = "CMD")]
     command: Vec<String>,
@@ -607,10 +651,14 @@ const SWITCHES: &[&str] = &[
     "--read-only",
     "--init",
     "--no-init",
+    "--group",
+    "-g",
     "--time",
     "--no-new-privs",
     "--new-privs",
     "--privileged",
+    #[cfg(feature = "net")]
+    "--net-keep",
     "--rm",
     "--keep",
     "--dry-run",
@@ -735,15 +783,17 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Action> {
 }
 
 /// Parses the line of a boot file. Returns also the arguments of the `run` that carries it out: all of it but `--restart`,
-/// which is for whoever starts that.
-pub fn line(words: Vec<Vec<u8>>) -> Result<(Spec, Vec<Vec<u8>>)> {
+/// which is for whoever starts that. What would be on the bridge of all is on that of this name.
+#[cfg_attr(not(feature = "net"), allow(unused_variables))]
+pub fn line(words: Vec<Vec<u8>>, bridge: &str) -> Result<(Spec, Vec<Vec<u8>>)> {
     let words: Vec<_> = words.into_iter().map(OsString::from_vec).collect();
     let Normalised { options, rest } = normalise(words.clone(), "run")?;
     let (mut options, mut kept) = (options.into_iter(), Vec::new());
     while let Some(option) = options.next() {
         let switch = is_switch("run", &option);
         let value = if switch { None } else { options.next() };
-        if option != "--restart" {
+        let unnamed = option == "--net" && value.as_deref() == Some("bridge");
+        if option != "--restart" && !unnamed {
             kept.push(option.into_bytes());
             kept.extend(value.map(String::into_bytes));
         }
@@ -751,7 +801,13 @@ pub fn line(words: Vec<Vec<u8>>) -> Result<(Spec, Vec<Vec<u8>>)> {
     kept.push(b"--".to_vec());
     kept.extend(rest.into_iter().map(OsStringExt::into_vec));
     match parse_as([vec!["run".into()], words].concat(), true)? {
-        Action::Run { spec, .. } => Ok((*spec, kept)),
+        Action::Run { spec, .. } => {
+            #[cfg(feature = "net")]
+            if spec.network.bridge.as_deref() == Some(net::MAIN) {
+                kept.insert(0, format!("--net=bridge:{bridge}").into_bytes());
+            }
+            Ok((*spec, kept))
+        }
         _ => Err(Error::new("--help: not in a boot file")),
     }
 }
@@ -816,9 +872,14 @@ fn parse_as(arguments: Vec<OsString>, line: bool) -> Result<Action> {
             _ => Err(Error::new("check: only mini run can be checked")),
         },
         Command::Up(_) => Ok(Action::Up(rest.remove(0).into())),
-        Command::Init(_) => Ok(Action::Init(
-            rest.into_iter().map(OsStringExt::into_vec).collect(),
-        )),
+        Command::Init(init) => Ok(Action::Init(reaper::Init {
+            command: rest.into_iter().map(OsStringExt::into_vec).collect(),
+            group: init.group,
+            parent_death: (init.pdeathsig)
+                .map(|signal| spec::signal("--pdeathsig", &signal))
+                .transpose()?,
+            success: init.success,
+        })),
         #[cfg(feature = "life")]
         Command::Exec(exec) => {
             let container = utf8(rest.remove(0))?;
@@ -913,9 +974,10 @@ fn usage(command: &str, output: &str) -> Error {
 }
 
 impl Run {
-    /// The namespaces shared with the host.
-    fn shared(&self) -> Result<u32> {
+    /// The namespaces shared with the host, and with which running container which.
+    fn shared(&self) -> Result<(u32, Option<(String, u32)>)> {
         let mut shared = 0;
+        let mut joined: Option<(String, u32)> = None;
         for (option, value, flag, other) in [
             ("--net", &self.net, raw::CLONE_NEWNET, "none"),
             ("--pid", &self.pid, raw::CLONE_NEWPID, "private"),
@@ -928,16 +990,87 @@ impl Run {
                 "private",
             ),
         ] {
+            #[cfg(feature = "net")]
+            if option == "--net" && self.bridge()?.is_some() {
+                continue;
+            }
+            #[cfg(not(feature = "net"))]
+            if option == "--net" && value.as_deref().is_some_and(|it| it.starts_with("bridge")) {
+                return Err(Error::new(
+                    "--net bridge: this mini is built without the feature net",
+                ));
+            }
+            let id = value
+                .as_deref()
+                .and_then(|it| it.strip_prefix("container:"));
+            let can = cfg!(feature = "life") && ["--net", "--pid", "--ipc"].contains(&option);
+            if let (Some(id), true) = (id, can) {
+                let (first, flags) = joined.get_or_insert((id.to_owned(), 0));
+                if id.is_empty() || id != first {
+                    let what = "an ID is needed, and for all such options the same";
+                    return Err(spec::invalid(option, &format!("container:{id}"), what));
+                }
+                *flags |= flag;
+                continue;
+            }
             if choice(option, value, &["host", other])? == Some("host") {
                 shared |= flag;
             }
+        }
+        if joined.is_some() && self.time {
+            return Err(Error::new("--time and container:ID exclude each other"));
         }
         if shared & raw::CLONE_NEWUTS != 0 && self.hostname.is_some() {
             return Err(Error::new(
                 "--hostname would rename the host under --uts host",
             ));
         }
-        Ok(shared)
+        Ok((shared, joined))
+    }
+
+    /// A kernel parameter, of namespaces that are the container's own.
+    fn own_sysctl(text: &str, shared: u32, joined: u32) -> Result<(String, String)> {
+        let parsed = spec::sysctl(text, shared)?;
+        match spec::sysctl(text, joined) {
+            Ok(_) => Ok(parsed),
+            Err(_) => Err(spec::invalid(
+                "--sysctl",
+                text,
+                "its namespace is another container's",
+            )),
+        }
+    }
+
+    /// The bridge that `--net` names.
+    #[cfg(feature = "net")]
+    fn bridge(&self) -> Result<Option<String>> {
+        match self.net.as_deref() {
+            None if !self.publish.is_empty() => Ok(Some(net::MAIN.to_owned())),
+            None => Ok(None),
+            Some(text) => net::bridge_name(text).transpose(),
+        }
+    }
+
+    #[cfg(feature = "net")]
+    fn network(&self) -> Result<net::Wanted> {
+        let wanted = net::Wanted {
+            bridge: self.bridge()?,
+            address: given(&self.ip, net::address)?,
+            aliases: each(&self.net_alias, net::alias)?,
+            ports: each(&self.publish, net::publish::parse)?.concat(),
+            keep: self.net_keep,
+            hosts: each(&self.add_host, net::add_host)?,
+            servers: each(&self.dns, net::server)?,
+            search: each(&self.dns_search, net::search)?,
+        };
+        wanted.check()?;
+        let joins = (self.net.as_deref()).is_some_and(|net| net.starts_with("container:"));
+        let names = !(wanted.hosts.is_empty() && wanted.servers.is_empty());
+        if joins && (names || !wanted.search.is_empty()) {
+            let what = "--add-host, --dns and --dns-search: not with --net container:ID";
+            return Err(Error::new(what).hint("the files are that container's"));
+        }
+        Ok(wanted)
     }
 
     fn resources(&self) -> Result<Vec<Wanted>> {
@@ -986,7 +1119,8 @@ impl Run {
         for variable in &self.env {
             environment.extend(spec::variable("--env", variable.as_bytes())?);
         }
-        let shared = self.shared()?;
+        let (shared, joined) = self.shared()?;
+        let theirs = joined.as_ref().map_or(0, |(_, flags)| *flags);
         // If it was deleted, a relative path leads nowhere, and the error says so.
         let cwd = std::env::current_dir().unwrap_or_default();
         let (user, group) = given(&self.user, spec::user)?.unzip();
@@ -1049,6 +1183,7 @@ impl Run {
             detach: None,
             init: !self.no_init,
             shared,
+            joined,
             time: self.time,
             keep: self.keep,
             upper: given(&self.upper, spec::upper)?.unwrap_or(Upper::Default),
@@ -1058,8 +1193,10 @@ impl Run {
             no_new_privs: self.no_new_privs || !(self.new_privs || self.privileged),
             seccomp: given(&self.seccomp, Seccomp::parse)?.unwrap_or(seccomp),
             masks: masks.map_or(!self.privileged, |masks| masks == "default"),
-            sysctls: each(&self.sysctl, |text| spec::sysctl(text, shared))?,
+            sysctls: each(&self.sysctl, |text| Run::own_sysctl(text, shared, theirs))?,
             devices: each(&self.device, spec::device)?,
+            #[cfg(feature = "net")]
+            network: self.network()?,
         })
     }
 

@@ -20,7 +20,7 @@ use linux_raw_sys::general as raw;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::{read, write};
+use rustix::io::{fcntl_dupfd_cloexec, read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitOptions, getpid, getppid, setsid, waitpid};
 
@@ -33,7 +33,7 @@ use crate::host::{Host, probe};
 use crate::plan::IdMap;
 use crate::record::{RECORD, Record};
 use crate::run::exit_status;
-use crate::spec::{LogTo, Spec, Upper, Userns};
+use crate::spec::{LogTo, Rootfs, Spec, Upper, Userns};
 use crate::state;
 use crate::store::{self, Directory, names};
 use crate::userns;
@@ -94,6 +94,11 @@ pub fn keep(
 ) -> Result<u8> {
     let directory = Directory::create(path)?;
     let (mut delay, mut restarts, mut stopped) = (0, 0, false);
+    // From which the image is read again, when /dev/null has taken the place of standard input.
+    let image = match spec.rootfs {
+        Rootfs::Stdin => Some(fcntl_dupfd_cloexec(sys::borrow(0), 3).map_err(failed("dup"))?),
+        Rootfs::Path(_) => None,
+    };
     loop {
         let begun = sys::clock(raw::CLOCK_MONOTONIC);
         let mut run = Some(Run {
@@ -101,6 +106,9 @@ pub fn keep(
             restarts,
         });
         let ran = one(&mut caller, signals, &mut stopped, &mut |caller| {
+            if let Some(image) = &image {
+                sys::duplicate(image, 0).map_err(failed("dup2"))?;
+            }
             run.take().map_or(Ok(FAILED), |run| work(caller, run))
         });
         let (status, started) = match ran {
@@ -333,9 +341,13 @@ pub fn kept(container: &Record) -> Option<PathBuf> {
 
 /// Removes the changes of a container that has ended. What cannot be removed is said.
 pub fn forget(container: &Record) {
-    let Some(kept) = kept(container) else {
-        return;
-    };
+    if let Some(kept) = kept(container) {
+        discard(&kept);
+    }
+}
+
+/// Removes changes that were kept.
+pub fn discard(kept: &Path) {
     // Without root most in there belongs to ids that are the container's: in a user namespace like its own.
     let inside = || {
         let entered = cli::plain().and_then(|spec| {
@@ -343,7 +355,7 @@ pub fn forget(container: &Record) {
             let map = IdMap {
                 uid: host.uid,
                 gid: host.gid,
-                keep: Record::read(kept.clone()).text("keep-id").is_some(),
+                keep: Record::read(kept.to_owned()).text("keep-id").is_some(),
                 subordinate: host.subordinate.clone(),
             };
             userns::enter(&map, &host)
@@ -351,11 +363,11 @@ pub fn forget(container: &Record) {
         if let Err(error) = entered {
             say(&format!("mini: {error}\n"));
         }
-        store::remove(&kept);
+        store::remove(kept);
         0
     };
     if rustix::process::geteuid().is_root() {
-        return store::remove(&kept);
+        return store::remove(kept);
     }
     if let Ok(child) = sys::clone(0, inside) {
         let _ = waitpid(Some(child), WaitOptions::empty());

@@ -97,6 +97,8 @@ fn step_hint(step: &Step, errno: Errno, host: &Host) -> &'static str {
         (Step::Pass(_), Errno::AGAIN) => {
             "the container's --pids-limit is reached, or its user has too many processes (RLIMIT_NPROC)"
         }
+        #[cfg(feature = "life")]
+        (Step::Pass(_), Errno::NOMEM) => "the container that has this pid namespace has ended",
         (Step::PivotRoot, Errno::INVAL) => "is the root not a mount point, as in a chroot?",
         (Step::Limit(_), Errno::PERM) => "--ulimit: raising a hard limit needs CAP_SYS_RESOURCE",
         (Step::Setuid | Step::Setgid | Step::Setgroups | Step::OwnTerminal, Errno::INVAL)

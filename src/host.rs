@@ -22,9 +22,11 @@ use container::sys;
 use crate::cgroup::{self, Cgroups};
 use crate::error::{Error, Result, error};
 use crate::image::Layer;
+#[cfg(feature = "net")]
+use crate::net::{names, rootless};
 use crate::proc;
 use crate::spec::{self, Spec};
-use crate::store::names;
+use crate::store;
 
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -94,11 +96,31 @@ pub struct Host {
     pub hostname: String,
     pub hosts: Vec<u8>,
     pub resolv_conf: Vec<u8>,
+    /// The file with the name servers behind the host's own, for a container that cannot reach that.
+    #[cfg(feature = "net")]
+    pub upstreams: Vec<u8>,
+    /// The program that gives a container a way out without root.
+    #[cfg(feature = "net")]
+    pub way_out: Option<PathBuf>,
     /// Which of the host's /dev/shm and /dev/mqueue are there to be shared.
     pub shared_ipc: [bool; 2],
+    /// The container whose namespaces are shared; filled in once it has been looked for.
+    #[cfg(feature = "life")]
+    pub other: Option<Other>,
     pub cgroups: Cgroups,
     /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME show, in whole seconds.
     pub clocks: (u64, u64),
+}
+
+/// A running container, as it looks from outside to one that shares its namespaces.
+#[cfg(feature = "life")]
+#[derive(Debug, Clone)]
+pub struct Other {
+    pub id: String,
+    /// Those to enter (`CLONE_NEW*`), the user namespace among them if that is not mini's own.
+    pub namespaces: u32,
+    /// Whether its ids are a range of its own.
+    pub range: bool,
 }
 
 /// Whether the file systems of these allow for idmapped mounts.
@@ -143,17 +165,19 @@ pub fn run() -> Result<PathBuf> {
 pub fn probe(spec: &Spec) -> Result<Host> {
     let sets = capabilities(None).map_err(|errno| Error::sys("capget", "", errno))?;
     let admin = sets.effective.contains(CapabilitySet::SYS_ADMIN);
-    let mapped = mapped_ids("self");
-    let privileged = admin && mapped == u32::MAX && initial_user_namespace();
+    let initial = initial_user_namespace();
+    let mapped = if initial {
+        u32::MAX
+    } else {
+        mapped_ids("self")
+    };
+    let privileged = admin && mapped == u32::MAX && initial;
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     let version = version(&release);
     let filesystems = proc::read("/proc/filesystems").ok();
-    let listed = |text: &String, name| {
-        let mut lines = text.lines();
-        lines.any(|line| line.split('\t').nth(1) == Some(name))
-    };
+    let listed = |text: &String, name| text.split_ascii_whitespace().any(|word| word == name);
     let has = |name| (filesystems.as_ref()).is_none_or(|text| listed(text, name));
     let mut volume_directories = Vec::new();
     for volume in &spec.volumes {
@@ -168,6 +192,7 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         && sys::has_mount_call(raw::__NR_move_mount);
     let idmappable = |path: &Path| idmaps && idmappable(path, version);
     let erofs = has("erofs") || module(&release, "erofs");
+    let resolv_conf = shared_file(spec, "/etc/resolv.conf");
     let terminals = [0, 1, 2].map(|number| isatty(sys::borrow(number)));
     Ok(Host {
         id: new_id(),
@@ -220,8 +245,20 @@ pub fn probe(spec: &Spec) -> Result<Host> {
         term: std::env::var_os("TERM").map(|term| term.as_bytes().to_vec()),
         hostname: uname.nodename().to_string_lossy().into_owned(),
         hosts: shared_file(spec, "/etc/hosts"),
-        resolv_conf: shared_file(spec, "/etc/resolv.conf"),
+        #[cfg(feature = "net")]
+        upstreams: match spec.network.bridge.is_some() && names::needs_upstreams(&resolv_conf) {
+            true => fs::read(names::UPSTREAMS).unwrap_or_default(),
+            false => Vec::new(),
+        },
+        resolv_conf,
+        #[cfg(feature = "net")]
+        way_out: match spec.network.bridge.is_some() && !admin {
+            true => rootless::find(),
+            false => None,
+        },
         shared_ipc: ["/dev/shm", "/dev/mqueue"].map(|path| Path::new(path).is_dir()),
+        #[cfg(feature = "life")]
+        other: None,
         cgroups: cgroup::probe(spec)?,
         clocks: (seconds(raw::CLOCK_MONOTONIC), seconds(raw::CLOCK_BOOTTIME)),
     })
@@ -429,7 +466,7 @@ fn thermal() -> Vec<u32> {
     }
     let number = |name: &str| name.strip_prefix("cpu")?.parse::<u32>().ok();
     let mut numbers = Vec::new();
-    for name in names(Path::new("/sys/devices/system/cpu")) {
+    for name in store::names(Path::new("/sys/devices/system/cpu")) {
         numbers.extend(number(&name));
     }
     numbers.sort_unstable();
@@ -437,8 +474,11 @@ fn thermal() -> Vec<u32> {
 }
 
 /// A file of the host's that only a container on its network gets to see.
-fn shared_file(spec: &Spec, path: &str) -> Vec<u8> {
-    if spec.shared & raw::CLONE_NEWNET == 0 {
+pub fn shared_file(spec: &Spec, path: &str) -> Vec<u8> {
+    let shared = spec.shared & raw::CLONE_NEWNET != 0;
+    #[cfg(feature = "net")]
+    let shared = shared || spec.network.bridge.is_some();
+    if !shared {
         return Vec::new();
     }
     fs::read(path).unwrap_or_default()

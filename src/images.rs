@@ -415,7 +415,7 @@ pub fn prune(store: &Path, run: &Path, all: bool, dry: bool) -> Result<String> {
     garbage(store, &gone, &mut removal)?;
     cache::empty(store, &mut removal)?;
     for (base, name) in [(run, "running"), (store, "containers")] {
-        for (path, _lock) in store::dead(base, name)? {
+        for (path, _lock) in store::dead(base, name, usize::MAX)? {
             removal.add(&path, disk_used(&path));
             let record = crate::record::Record::read(path);
             #[cfg(feature = "life")]
@@ -425,6 +425,13 @@ pub fn prune(store: &Path, run: &Path, all: bool, dry: bool) -> Result<String> {
             if !dry {
                 crate::state::remove(&record);
             }
+        }
+    }
+    #[cfg(feature = "life")]
+    for path in crate::kept::forgotten(store)? {
+        removal.add(&path, disk_used(&path));
+        if !dry {
+            crate::detach::discard(&path);
         }
     }
     let free = if dry { "would free " } else { "freed " };

@@ -6,7 +6,7 @@
 //! command. It ends with the command, and the kernel then kills what is left in the pid namespace.
 //!
 //! Where a terminal would signal a whole process group (Ctrl-C, Ctrl-\, Ctrl-Z, hang-up, resizing), the command's
-//! group gets the signal, otherwise the command alone. The command leads a session of its own, so its group
+//! group gets the signal, otherwise the command alone (`mini init -g`: always the group). The command leads a session of its own, so its group
 //! is orphaned and the kernel would discard a stop signal that has the default action (setpgid(2) on orphaned
 //! groups): SIGTSTP, SIGTTIN and SIGTTOU are passed on as SIGSTOP.
 //!
@@ -61,8 +61,8 @@ pub enum Role {
 pub const SUPERVISOR_DIED: i32 = 64;
 
 /// Reaps until `command` has ended, and returns the status to exit with: its own, or 128 + the signal that
-/// killed it.
-pub fn reap(command: Pid, role: Role) -> i32 {
+/// killed it. With `group` every signal is for all of its process group, of which nothing is to outlive it.
+pub fn reap(command: Pid, role: Role, group: bool) -> i32 {
     // A machine's or container's PID 1 cannot stop, and has nobody who would continue it.
     let stoppable = getpid() != Pid::INIT;
     let foreground = role == Role::Foreground;
@@ -78,7 +78,10 @@ pub fn reap(command: Pid, role: Role) -> i32 {
                 status = Some(128 + raw::SIGKILL as i32);
             }
             _ => {
-                pass_on(command, signal);
+                match group && !stops(signal) {
+                    true => signal_group(command, signal),
+                    false => pass_on(command, signal),
+                }
                 if stops(signal) && stoppable {
                     stop_and_resume(command, foreground);
                 }
@@ -87,6 +90,10 @@ pub fn reap(command: Pid, role: Role) -> i32 {
     }
     if role == Role::Subreaper {
         kill_descendants();
+    }
+    if group {
+        // Its number is nobody else's while the group has members.
+        let _ = sys::kill(-command.as_raw_pid(), raw::SIGTERM as i32);
     }
     status.unwrap_or_default()
 }

@@ -5,8 +5,11 @@
 //! its command, the first child of its first process. A document has the same members for every container, with null for what it has not.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use linux_raw_sys::general as raw;
 
 use crate::cgroup::{self, LIMITS};
 use crate::error::{escape, quote};
@@ -14,6 +17,7 @@ use crate::output::{join, or_null, string};
 use crate::proc;
 use crate::protection::{self, Protection};
 use crate::record::{RECORD, Record};
+use crate::share;
 use crate::state;
 use crate::store::names;
 
@@ -35,11 +39,14 @@ struct Found {
     mounts: Vec<[String; 4]>,
     /// Files of its cgroups that limit it, and what is in them.
     limits: Vec<(PathBuf, String)>,
+    /// Where packets go, as `ip route` has it.
+    routes: Vec<String>,
 }
 
 impl Found {
-    fn of(init: i32, cgroups: &[PathBuf]) -> Found {
-        let mut processes = processes(init, cgroups);
+    fn of(init: i32, container: &Record) -> Found {
+        let cgroups = &state::cgroups(container)[..];
+        let mut processes = processes(init, cgroups, share::joined(container).1);
         let first = processes.iter().enumerate();
         let first = first.filter(|(_, it)| it.parent == init);
         let command = first.min_by_key(|(_, it)| it.inside).map(|(at, _)| at);
@@ -52,17 +59,19 @@ impl Found {
             protection: protection::of(pid),
             mounts: mounts(pid),
             limits: limits(cgroups),
+            routes: routes(pid),
             processes,
         }
     }
 }
 
-/// Those in the pid namespace of `init`; where that is the host's, those in the container's cgroups.
-fn processes(init: i32, cgroups: &[PathBuf]) -> Vec<Process> {
+/// Those in the pid namespace of `init`; where that is the host's or, as `joined` says (`CLONE_NEW*`), another container's,
+/// those in the container's cgroups.
+fn processes(init: i32, cgroups: &[PathBuf], joined: u32) -> Vec<Process> {
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let theirs = namespace(&init.to_string());
     let mut members = Vec::new();
-    if theirs == namespace("self") {
+    if theirs == namespace("self") || joined & raw::CLONE_NEWPID != 0 {
         members = cgroups
             .first()
             .map_or(Vec::new(), |path| cgroup::tasks(path));
@@ -104,6 +113,29 @@ fn mounts(pid: i32) -> Vec<[String; 4]> {
     text.lines().filter_map(mount).collect()
 }
 
+/// The routes of the IPv4 main table in the network namespace of a process: proc_pid_net(5), route. Addresses there are
+/// hexadecimal numbers of the machine's byte order.
+fn routes(pid: i32) -> Vec<String> {
+    let text = proc::read(format!("/proc/{pid}/net/route")).unwrap_or_default();
+    let route = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let address = |at: usize| {
+            let number = u32::from_str_radix(fields.get(at)?, 16).ok()?;
+            Some(Ipv4Addr::from(number.to_ne_bytes()))
+        };
+        let (to, gateway, mask) = (address(1)?, address(2)?, address(7)?);
+        let mut route = match u32::from(mask).count_ones() {
+            0 => "default".to_owned(),
+            bits => format!("{to}/{bits}"),
+        };
+        if !gateway.is_unspecified() {
+            route.push_str(&format!(" via {gateway}"));
+        }
+        Some(format!("{route} dev {}", fields[0]))
+    };
+    text.lines().skip(1).filter_map(route).collect()
+}
+
 fn limits(cgroups: &[PathBuf]) -> Vec<(PathBuf, String)> {
     let mut limits: Vec<(PathBuf, String)> = Vec::new();
     for cgroup in cgroups {
@@ -134,7 +166,7 @@ pub fn inspect(containers: &[Record], explain: bool) -> String {
             .number("pid")
             .and_then(|pid| i32::try_from(pid).ok());
         let pid = pid.filter(|_| state::runs(container));
-        let found = pid.map(|pid| Found::of(pid, &state::cgroups(container)));
+        let found = pid.map(|pid| Found::of(pid, container));
         match explain {
             true => explained(container, found.as_ref()),
             false => json(container, found.as_ref()),
@@ -191,6 +223,13 @@ fn json(container: &Record, found: Option<&Found>) -> String {
         ("stop_signal", number("stop-signal")),
         ("stop_timeout", number("stop-timeout")),
         ("cgroups", list("cgroup")),
+        ("bridge", text("bridge")),
+        ("address", text("address")),
+        ("ports", list("port")),
+        (
+            "joined",
+            or_null(&share::joined(container).0, |id| string(id.as_bytes())),
+        ),
         ("now", or_null(&found, |found| now(found))),
     ])
 }
@@ -249,6 +288,7 @@ fn now(found: &Found) -> String {
         ("read_only", strings(&protection.read_only)),
         ("mounts", join(["[", "]"], &mounts.collect::<Vec<_>>())),
         ("limits", join(["{", "}"], &limits.collect::<Vec<_>>())),
+        ("routes", strings(&found.routes)),
     ])
 }
 
@@ -366,6 +406,27 @@ fn explained(container: &Record, found: Option<&Found>) -> String {
         &format!("cat /proc/{pid}/mountinfo"),
         &targets,
     );
+    if let (Some(bridge), Some(address)) = (container.text("bridge"), container.text("address")) {
+        part(
+            "Its interface, in its network namespace (network_namespaces(7)), is one end of a pair (veth(4)).",
+            &format!("nsenter -t {pid} -n ip address show dev eth0"),
+            &[&address],
+        );
+        let routes: Vec<&str> = found.routes.iter().map(String::as_str).collect();
+        part(
+            "From there packets go to the bridge.",
+            &format!("nsenter -t {pid} -n ip route"),
+            &routes,
+        );
+        part(
+            "The other end is at a bridge of this machine, with those of the others.",
+            &format!("ip link show master {bridge}"),
+            &[&format!(
+                "mini{}",
+                container.id.get(..11).unwrap_or_default()
+            )],
+        );
+    }
     for cgroup in state::cgroups(container).iter().filter(|it| it.is_dir()) {
         part(
             "Its processes are counted and limited in a cgroup (cgroups(7)).",

@@ -33,6 +33,7 @@ use crate::plan::{self, Container, Users, leak};
 use crate::record::Record;
 use crate::run;
 use crate::seccomp::Seccomp;
+use crate::share;
 use crate::spec::Spec;
 use crate::state;
 use crate::store::names;
@@ -40,7 +41,7 @@ use crate::store::names;
 /// Runs a command in a running container and returns the status to exit with.
 pub fn run(exec: Exec) -> Result<u8> {
     let run = host::run()?;
-    state::sweep(&run)?;
+    state::sweep(&run, crate::store::SOME)?;
     let container = state::find(&run, &exec.container)?;
     join(exec, &container).map_err(|error| match state::runs(&container) {
         // It may have ended at any moment, and each has an error of its own.
@@ -56,27 +57,20 @@ fn join(exec: Exec, container: &Record) -> Result<u8> {
         let error = error!("container {id} is paused");
         return Err(error.hint("mini unpause lets it go on"));
     }
-    // Else a change of ids would let the container's processes trace this one before its execve (proc(5)).
-    if fs::read("/proc/sys/fs/suid_dumpable").is_ok_and(|text| text.starts_with(b"1")) {
-        let error = Error::new("sysctl fs.suid_dumpable is 1: the container could trace mini");
-        return Err(error.hint("0 or 2 forbids it"));
-    }
+    untraceable()?;
     let (mode, detach) = (exec.mode, exec.detach);
     let mut spec = complete(exec, state::described(container)?);
     let mut host = probe(&spec)?;
     let init = processes.init.pid;
-    // Its init has a child when everything is set up.
-    let command = first_child(init).filter(|_| container.text("init").is_none());
-    if command.is_none() && !is_command(init, processes.supervisor.pid) {
-        return Err(error!("container {id}: it is still being started"));
-    }
+    let command = command(container, &processes)?;
     let entrance = Entrance::find(init, command, &host)?;
     // Of that number there was no other process meanwhile.
     let same = Processes::of(container)?.is_some_and(|now| now.init.pid == init);
     if !same || entrance.pid != init && parent(entrance.pid) != Some(init.as_raw_pid()) {
         return Err(ended(container));
     }
-    let own_pids = entrance.flags & raw::CLONE_NEWPID != 0;
+    // One that it shares with another container does not end with it.
+    let own_pids = entrance.flags & raw::CLONE_NEWPID & !share::joined(container).1 != 0;
     let freezer = container.all("freezer");
     let mut cgroups = Vec::new();
     let all = state::cgroups(container);
@@ -115,6 +109,26 @@ fn join(exec: Exec, container: &Record) -> Result<u8> {
     let mut plan = plan::join(&spec, &host, &outside, detach)?;
     let watched = processes.init.pidfd.filter(|_| !own_pids && !detach);
     run::join(&spec, &host, &mut plan, mode, entrance.opened, watched)
+}
+
+/// An error where a change of ids would let a container's processes trace this one before its execve (proc(5)).
+pub fn untraceable() -> Result<()> {
+    if fs::read("/proc/sys/fs/suid_dumpable").is_ok_and(|text| text.starts_with(b"1")) {
+        let error = Error::new("sysctl fs.suid_dumpable is 1: the container could trace mini");
+        return Err(error.hint("0 or 2 forbids it"));
+    }
+    Ok(())
+}
+
+/// The first child of the container's init, if it has one; an error if its command does not run yet.
+pub fn command(container: &Record, processes: &Processes) -> Result<Option<Pid>> {
+    let (id, init) = (&container.id, processes.init.pid);
+    // Its init has a child when everything is set up.
+    let command = first_child(init).filter(|_| container.text("init").is_none());
+    if command.is_none() && !is_command(init, processes.supervisor.pid) {
+        return Err(error!("container {id}: it is still being started"));
+    }
+    Ok(command)
 }
 
 /// The container's command, with what the options say.
@@ -261,7 +275,11 @@ fn first_child(pid: Pid) -> Option<Pid> {
 fn is_command(init: Pid, supervisor: Pid) -> bool {
     let arguments = |pid: Pid| fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid()));
     match (arguments(init), arguments(supervisor)) {
-        (Ok(own), Ok(minis)) => own != minis && !own.starts_with(b"mini init\0"),
+        // Nothing, or a zero byte at first: it is just being overwritten.
+        (Ok(own), Ok(minis)) => {
+            let none = own.first().is_none_or(|byte| *byte == 0);
+            !none && own != minis && !own.starts_with(b"mini init\0")
+        }
         _ => false,
     }
 }

@@ -8,6 +8,7 @@
 //!     identity 800-1f2a-…         of the file, to tell whether it is still the same
 //!     layer /srv/site.tar         each --layer, the lowest first, with its identity
 //!     userxattr yes               what the container's overlay was mounted with
+//!     detached /run/mini/running/ID   it was in the background: where else it is known, until it is removed
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -56,6 +57,10 @@ pub fn write(directory: &Path, spec: &Spec, host: &Host, userxattr: bool) -> Res
     for layer in &spec.layers {
         file("layer", layer);
     }
+    if spec.detach.is_some() {
+        let place = host.run.join("running").join(&host.id);
+        text.line("detached", place.as_os_str().as_bytes());
+    }
     for (key, set) in [
         ("userxattr", userxattr),
         ("keep-id", spec.userns == Userns::KeepId),
@@ -77,6 +82,22 @@ fn identity(store: &Path, path: &Path) -> String {
     let file = path.is_file().then(|| File::open(path).ok()).flatten();
     file.and_then(|file| cache::identity(&file).ok())
         .unwrap_or_default()
+}
+
+/// The directories of containers in the background that nothing else is known of any more: with the machine all that was in
+/// the run directory has ended.
+#[cfg(feature = "life")]
+pub fn forgotten(store: &Path) -> Result<Vec<PathBuf>> {
+    let gone = |record: &Record| {
+        let place = record.all("detached").pop();
+        place.is_some_and(|place| {
+            let found = Path::new(OsStr::from_bytes(&place)).symlink_metadata();
+            // What cannot be looked at may be there.
+            found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        })
+    };
+    let kept = record::all(store, "kept")?.into_iter().filter(gone);
+    Ok(kept.map(|record| record.directory).collect())
 }
 
 impl Kept {

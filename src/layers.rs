@@ -36,7 +36,7 @@ use crate::image::{Image, Layer, Section, Sha256, Tar, index, unpack};
 use crate::plan::Stack;
 use crate::progress::Progress;
 use crate::run::wait_for;
-use crate::spec::{Rootfs, Spec, Store};
+use crate::spec::{Restart, Rootfs, Spec, Store};
 use crate::store::{NewFile, Removal, io, linked};
 
 /// What ROOTFS and the layers above it are, and the image's own configuration. What has to be read from standard input,
@@ -58,7 +58,14 @@ pub fn resolve(
             let stdin = Path::new(STDIN);
             // On a read-only machine there is no place for a copy yet.
             let nowhere = host.cover.is_some();
-            let streams = dry || nowhere || matches!(spec.store, Store::Unpack | Store::Tmpfs);
+            // What is read a second time has to be copied, too.
+            let again = spec.restart != Restart::No;
+            if again && nowhere {
+                let error = Error::new("--restart: there is no place for a copy of standard input");
+                return Err(error.hint("it can be read only once; this machine is read-only"));
+            }
+            let once = !again && matches!(spec.store, Store::Unpack | Store::Tmpfs);
+            let streams = dry || nowhere || once;
             let image = layers.look_at(stdin, stdin, spec, None, dry, streams)?;
             (image, Held::default())
         }

@@ -6,9 +6,9 @@
 //! Whatever is needed is prepared before the clone by `plan.rs`, in memory that lives for ever.
 //!
 //! Reading order: [`step`] (what can be done, and how it is shown), [`child`] (doing it), [`rootfs`] and
-//! [`resolve`] (mounts below an untrusted image), [`mask`] (what of /proc and /sys is hidden), [`user`] (who the
+//! [`resolve`] (mounts below an untrusted image), [`mask`] (what of /proc and /sys is hidden), [`network`], [`user`] (who the
 //! command runs as), [`capabilities`], [`exec`] (the command, and why it did not start), [`init`] (PID 1), [`report`]
-//! (how a failure reaches the supervisor), [`sys`] (`unsafe`).
+//! (how a failure reaches the supervisor), [`sys`] (`unsafe`). Beside them [`heap`]: memory for the rest of the program.
 #![no_std]
 #![deny(unsafe_code)]
 #![deny(
@@ -21,8 +21,10 @@
 pub mod capabilities;
 pub mod child;
 pub mod exec;
+pub mod heap;
 pub mod init;
 pub mod mask;
+pub mod network;
 pub mod report;
 pub mod resolve;
 pub mod rootfs;

@@ -45,7 +45,7 @@ pub struct Query {
 /// Carries out a command about running containers.
 pub fn run(what: Life, containers: &[String]) -> Result<u8> {
     let run = host::run()?;
-    state::sweep(&run)?;
+    state::sweep(&run, usize::MAX)?;
     let mut text = match &what {
         Life::Ps(query) => ps(&run, query)?,
         Life::Stats { json } => stats(&run, containers, *json)?,
@@ -109,7 +109,7 @@ fn status(container: &Record, runs: bool) -> String {
 /// The containers that are running, or all that there are.
 fn ps(run: &Path, query: &Query) -> Result<String> {
     let (mut rows, mut objects, mut ids) = (Vec::new(), Vec::new(), String::new());
-    for (container, runs) in state::every(run)? {
+    for (container, runs) in state::every(run, None)? {
         if !runs && !query.all {
             continue;
         }
@@ -132,7 +132,7 @@ fn ps(run: &Path, query: &Query) -> Result<String> {
         let now = sys::clock(raw::CLOCK_REALTIME) / 1_000_000_000;
         let created = container.number("created").unwrap_or(now);
         let image = container.all("image").concat();
-        let words = container.all("command");
+        let (words, ports) = (container.all("command"), container.all("port"));
         let strings = |values: &[Vec<u8>]| {
             let values: Vec<String> = values.iter().map(|value| string(value)).collect();
             join(["[", "]"], &values)
@@ -146,6 +146,7 @@ fn ps(run: &Path, query: &Query) -> Result<String> {
             ("created", created.to_string()),
             ("pid", or_null(&pid, u64::to_string)),
             ("labels", strings(&labels)),
+            ("ports", strings(&ports)),
         ];
         let member = |(key, value)| format!("\"{key}\":{value}");
         objects.push(join(["{", "}"], &members.map(member)));
@@ -161,12 +162,16 @@ fn ps(run: &Path, query: &Query) -> Result<String> {
             command,
             status,
             up,
+            escape(&ports.join(&b", "[..])),
         ]);
     }
     Ok(match query {
         Query { json: true, .. } => join(["[", "]\n"], &objects),
         Query { quiet: true, .. } => ids,
-        _ => table(["ID", "NAME", "IMAGE", "COMMAND", "STATUS", "UP"], rows),
+        _ => table(
+            ["ID", "NAME", "IMAGE", "COMMAND", "STATUS", "UP", "PORTS"],
+            rows,
+        ),
     })
 }
 
@@ -174,7 +179,7 @@ fn ps(run: &Path, query: &Query) -> Result<String> {
 fn stats(run: &Path, wanted: &[String], json: bool) -> Result<String> {
     let mut containers = Vec::new();
     match wanted {
-        [] => containers = state::running(run)?,
+        [] => containers = state::running(run, None)?,
         _ => {
             for wanted in wanted {
                 containers.push(state::find(run, wanted)?);
@@ -330,16 +335,30 @@ fn kill(container: &Record, signal: i32) -> Result<()> {
     if let (true, Some(keeper)) = (signal == raw::SIGKILL as i32, keeper) {
         // That is its end: it is not to be started again, also if it does not run just now.
         keeper.signal(raw::SIGTERM as i32)?;
-        return match Processes::of(container) {
-            Ok(Some(processes)) => processes.end(container, signal),
-            _ => Ok(()),
-        };
+        return kill_kept(container);
     }
     let processes = Processes::of(container)?.ok_or_else(|| ended(container))?;
-    match signal == raw::SIGKILL as i32 {
-        true => processes.end(container, signal),
-        false => processes.init.signal(signal),
+    match signal as u32 {
+        raw::SIGKILL => processes.end(container, signal),
+        // Nobody can catch it: init would stop, and the command go on. With this one init stops the command.
+        raw::SIGSTOP if container.text("init").is_none() => {
+            processes.init.signal(raw::SIGTSTP as i32)
+        }
+        _ => processes.init.signal(signal),
     }
+}
+
+/// Sends SIGKILL to what runs of a container that is not to be started again. It may be about to run: then one waits for
+/// its number, or for the end.
+fn kill_kept(container: &Record) -> Result<()> {
+    while state::runs(container) {
+        match Processes::of(container) {
+            Ok(Some(processes)) => return processes.end(container, raw::SIGKILL as i32),
+            Ok(None) => break,
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    Ok(())
 }
 
 /// Sends a container its stop signal, after some seconds SIGKILL, and waits until nothing is left of it.
@@ -353,14 +372,15 @@ fn stop(run: &Path, container: &Record, seconds: Option<u32>) -> Result<()> {
     if let Some(keeper) = kept {
         let _ = pause::pause(container, false);
         keeper.signal(raw::SIGTERM as i32)?;
+        if let Ok(Some(processes)) = Processes::of(container) {
+            processes.supervisor.signal(raw::SIGCONT as i32)?;
+        }
         let gone = |_| {
             std::thread::sleep(Duration::from_millis(5));
             !state::runs(container)
         };
-        if !(0..u64::from(seconds) * 200).any(gone)
-            && let Ok(Some(processes)) = Processes::of(&Record::read(container.directory.clone()))
-        {
-            processes.end(container, raw::SIGKILL as i32)?;
+        if !(0..u64::from(seconds) * 200).any(gone) {
+            kill_kept(container)?;
         }
     } else if let Some(processes) = Processes::of(container)? {
         let signal = number("stop-signal").unwrap_or(raw::SIGTERM);
@@ -376,14 +396,14 @@ fn stop(run: &Path, container: &Record, seconds: Option<u32>) -> Result<()> {
     await_end(container)?;
     // A supervisor that was killed has left it; one that was not leaves a cgroup whose processes are still ending.
     pause::wait(container, &|| {
-        let over = || state::swept(run).is_err() || state::is_over(container);
+        let over = || state::swept(run, usize::MAX).is_err() || state::is_over(container);
         !container.directory.exists() || over()
     })
 }
 
 /// Removes what is left of a container that has ended; with `force` ends it first.
 fn remove(run: &Path, container: &Record, force: bool) -> Result<()> {
-    if state::runs(container) {
+    if state::lives(container)? {
         let id = &container.id;
         if !force {
             return Err(

@@ -153,6 +153,8 @@ impl Show {
 
 /// Shows the log of a container.
 pub fn show(container: &Record, excerpt: &Excerpt) -> Result<()> {
+    // Who reads may have seen enough, as `head` has.
+    sys::default_signal(raw::SIGPIPE);
     let path = &container.directory;
     let bytes = path.as_os_str().as_bytes();
     let failed = |operation: &'static str| move |errno| Error::sys(operation, bytes, errno);

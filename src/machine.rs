@@ -26,7 +26,7 @@ use rustix::system::{RebootCommand, finit_module, reboot, sethostname};
 use rustix::termios::{tcdrain, tcgetattr, tcsetpgrp};
 
 use container::step::Step;
-use container::{rootfs, sys};
+use container::{network, sys};
 
 use crate::boot::{self, Job, jobs, line};
 use crate::cmdline::{Exit, Mount, Parameters, device, parse};
@@ -263,7 +263,8 @@ fn settle(parameters: &Parameters) {
             sethostname(name.as_bytes()).map_err(|errno| Error::sys("sethostname", name, errno)),
         );
     }
-    attempt(rootfs::loopback_up().map_err(|errno| Error::sys("rtnetlink", "lo", errno)));
+    let loopback = network::configure(network::LOOPBACK);
+    attempt(loopback.map_err(|errno| Error::sys("rtnetlink", "lo", errno)));
     for disk in &parameters.mounts {
         attempt(attach(disk));
     }
@@ -320,7 +321,7 @@ fn lone(image: &str, parameters: &Parameters) -> Result<boot::Line> {
     words.push(b"--".to_vec());
     words.extend_from_slice(&parameters.command);
     let name = show(&path);
-    line(name, words).map_err(|error| error!("mini.image, mini.args: {error}"))
+    line(name, words, "boot").map_err(|error| error!("mini.image, mini.args: {error}"))
 }
 
 /// A command that gets the console.

@@ -13,32 +13,31 @@
 
 use core::ffi::CStr;
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use rustix::io::{Errno, Result, write};
 
 use linux_raw_sys::general as raw;
 
-use crate::rootfs::DescriptorPath;
+use crate::rootfs::{Begun, DescriptorPath};
 use crate::sys;
 
 /// In the container's directory; made by the supervisor.
 pub const DIRECTORY: &CStr = c"mask/directory";
 pub const FILE: &CStr = c"mask/file";
 
-/// Opens a path below the root's own /proc or /sys; `None` if this kernel has no such thing.
-fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<Option<OwnedFd>> {
-    let path = path.strip_prefix(b"/").ok_or(Errno::INVAL)?;
-    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(root, path, flags, Mode::empty()) {
+/// Opens a path below the root's own /proc or /sys (`rootfs::Own`); `None` if this kernel has no such thing.
+fn open((base, path): Begun<'_>) -> Result<Option<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(base, path, flags, Mode::empty()) {
         Err(Errno::NOENT) => Ok(None),
         result => result.map(Some),
     }
 }
 
 /// Covers `path`.
-pub fn mask(root: BorrowedFd<'_>, path: &CStr) -> Result<()> {
-    let Some(target) = open(root, path.to_bytes(), OFlags::PATH)? else {
+pub fn mask(path: Begun<'_>) -> Result<()> {
+    let Some(target) = open(path)? else {
         return Ok(());
     };
     let directory = FileType::from_raw_mode(fstat(&target)?.st_mode).is_dir();
@@ -48,8 +47,8 @@ pub fn mask(root: BorrowedFd<'_>, path: &CStr) -> Result<()> {
 }
 
 /// Makes `path` and everything below it read-only.
-pub fn read_only(root: BorrowedFd<'_>, path: &CStr) -> Result<()> {
-    let Some(target) = open(root, path.to_bytes(), OFlags::PATH)? else {
+pub fn read_only(path: Begun<'_>) -> Result<()> {
+    let Some(target) = open(path)? else {
         return Ok(());
     };
     let itself = DescriptorPath::new(&target);
@@ -57,7 +56,7 @@ pub fn read_only(root: BorrowedFd<'_>, path: &CStr) -> Result<()> {
     let bind = raw::MS_BIND | raw::MS_REC;
     sys::mount(Some(itself), itself, None, bind, None)?;
     // The descriptor is still that of what is now below: opened again, the path leads to the new mount.
-    let Some(mounted) = open(root, path.to_bytes(), OFlags::PATH)? else {
+    let Some(mounted) = open(path)? else {
         return Err(Errno::NOENT);
     };
     // The flags of /proc itself, which a remount must not take away.
@@ -70,11 +69,10 @@ const QUIET: u32 = raw::MS_NOSUID | raw::MS_NODEV | raw::MS_NOEXEC;
 
 /// Writes a sysctl of the container's namespaces. An optional one is a convenience: some kernels do not have it, others
 /// let no user namespace write it.
-pub fn sysctl(root: BorrowedFd<'_>, path: &CStr, value: &[u8], optional: bool) -> Result<()> {
-    let settings =
-        open(root, b"/proc/sys", OFlags::PATH | OFlags::DIRECTORY)?.ok_or(Errno::NOENT)?;
+pub fn sysctl(all: Begun<'_>, path: &CStr, value: &[u8], optional: bool) -> Result<()> {
+    let settings = open(all)?.ok_or(Errno::NOENT)?;
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let result = openat(settings.as_fd(), path, flags, Mode::empty())
-        .and_then(|file| write(file, value).map(drop));
+    let result =
+        openat(&settings, path, flags, Mode::empty()).and_then(|file| write(file, value).map(drop));
     if optional { Ok(()) } else { result }
 }

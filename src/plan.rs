@@ -7,6 +7,10 @@
 mod inside;
 #[cfg(feature = "life")]
 mod join;
+#[cfg(feature = "net")]
+mod network;
+#[cfg(feature = "life")]
+mod share;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -27,10 +31,16 @@ use container::sys::Word;
 
 use crate::cgroup::{self, LimitFile};
 use crate::error::{Error, Result, error, path as show};
+#[cfg(feature = "life")]
+use crate::host::Other;
 use crate::host::{Host, Subordinate};
 use crate::image::reader::Whiteouts;
 use crate::image::{Layer, Tar};
+#[cfg(feature = "net")]
+use crate::net::{publish::Port, rootless};
 use crate::record::RECORD;
+#[cfg(feature = "net")]
+use crate::record::Text;
 use crate::seccomp::{self, Seccomp};
 use crate::spec::{Detach, Rootfs, Spec, Store, Upper, Userns};
 use crate::state;
@@ -38,6 +48,8 @@ use crate::state;
 pub use inside::prepare;
 #[cfg(feature = "life")]
 pub use join::{Container, join};
+#[cfg(feature = "life")]
+pub use share::SHARED;
 
 /// A container, step by step.
 #[derive(Default)]
@@ -78,6 +90,8 @@ pub enum Task {
     CreateDirectory(PathBuf),
     /// The same, but it stays.
     KeepDirectory(PathBuf),
+    /// Removes what dead containers have left.
+    Sweep,
     /// Unpacks archives, each above the one before it, below a directory; with `shift`, in a user namespace with the
     /// container's range of ids.
     Unpack {
@@ -99,6 +113,20 @@ pub enum Task {
         device: bool,
         number: usize,
     },
+    /// Opens the namespaces of a running container: its id and which; with a directory, keeps its range of ids as well.
+    #[cfg(feature = "life")]
+    OpenNamespaces(Other, Option<PathBuf>),
+    /// Mounts on `to` what that container has at `from`, found by a process that goes there, and before that with `userns`
+    /// into its user namespace.
+    #[cfg(feature = "life")]
+    TakeMount {
+        from: &'static CStr,
+        to: &'static CStr,
+        userns: bool,
+    },
+    /// Lets the process go on that enters those namespaces, and learns from it which the container's first process is.
+    #[cfg(feature = "life")]
+    Pass,
     /// Takes a range of ids that no other container on this machine has, by a lock in this directory.
     ClaimIds(PathBuf),
     /// Gives a file to the container's root.
@@ -120,6 +148,34 @@ pub enum Task {
     /// Allows the container what only the supervisor can: this hard limit.
     RaiseLimit(ResourceLimit),
     OomScoreAdj(i32),
+    /// Takes a port of the host's.
+    #[cfg(feature = "net")]
+    /// And whether its descriptor is to be out of the way of others.
+    OpenPort(Port, bool),
+    /// Takes an address on a bridge, which is made if it is not there: its interface, and what the lease says.
+    #[cfg(feature = "net")]
+    JoinBridge {
+        bridge: String,
+        lease: Vec<u8>,
+    },
+    /// Makes a pair of interfaces, one on the bridge, the other in the container's network namespace.
+    #[cfg(feature = "net")]
+    Connect,
+    /// Has the packet filter lead who comes to these ports on to the container, unless somebody else does not let them.
+    #[cfg(feature = "net")]
+    Publish(Vec<Port>),
+    /// Serves who comes to the open ports themselves.
+    #[cfg(feature = "net")]
+    Relay,
+    /// Sends the container what sets up its side of the network.
+    #[cfg(feature = "net")]
+    Configure,
+    /// Starts the program that gives the container a way out without root.
+    #[cfg(feature = "net")]
+    WayOut(PathBuf),
+    /// Gives the address back, and with it the ports. The last one to go has the bridge removed.
+    #[cfg(feature = "net")]
+    LeaveBridge,
     /// Lets everybody open the pipes among the standard streams again, as /dev/stdin, stdout and stderr: for reading and
     /// for writing respectively, as they are. Their owner is not changed, or the container could do more with them.
     OpenPipes,
@@ -231,6 +287,7 @@ impl fmt::Display for Task {
                 Ok(())
             }
             Task::CreateDirectory(path) => write!(f, "mkdir({}, 0700), flock(LOCK_EX)", show(path)),
+            Task::Sweep => f.write_str("flock(LOCK_EX|LOCK_NB) and remove what dead containers have left"),
             Task::KeepDirectory(path) => write!(f, "mkdir({}, 0700)", show(path)),
             Task::Unpack { stack, to, shift } => {
                 write!(f, "unpack({stack}, {})", show(to))?;
@@ -263,6 +320,27 @@ impl fmt::Display for Task {
                 let path = show(&path.join("ids"));
                 write!(f, "fcntl({path}, F_OFD_SETLK) = {{base}}")
             }
+            #[cfg(feature = "life")]
+            Task::OpenNamespaces(other, ids) => {
+                let flags = Flags(u64::from(other.namespaces), CLONE_FLAGS);
+                write!(f, "open(\"/proc/{{{}}}/ns/…\") {flags}", other.id)?;
+                match ids.as_ref().map(|path| show(&path.join("ids"))) {
+                    Some(path) => write!(f, ", fcntl({path}, F_OFD_SETLK, F_RDLCK)"),
+                    None => Ok(()),
+                }
+            }
+            #[cfg(feature = "life")]
+            Task::TakeMount { from, to, userns } => {
+                let (from, to) = (Quoted(from), Quoted(to));
+                f.write_str("clone3(SIGCHLD), ")?;
+                if *userns {
+                    f.write_str("setns({ns/user}, CLONE_NEWUSER), ")?;
+                }
+                f.write_str("setns({ns/mnt}, CLONE_NEWNS), ")?;
+                write!(f, "open_tree({from}, OPEN_TREE_CLONE), move_mount({to})")
+            }
+            #[cfg(feature = "life")]
+            Task::Pass => f.write_str("send({control}, \"go\"), recv({control}) = {pid}"),
             Task::Own(path) => write!(f, "chown({}, {{base}}, {{base}})", Quoted(path)),
             Task::Enable(path, text) => write!(f, "write({}, \"{text}\")", show(path)),
             Task::Limit(LimitFile {
@@ -309,6 +387,40 @@ impl fmt::Display for Task {
             Task::OomScoreAdj(value) => {
                 write!(f, "write(\"/proc/{{pid}}/oom_score_adj\", \"{value}\")")
             }
+            #[cfg(feature = "net")]
+            Task::JoinBridge { bridge, .. } => write!(
+                f,
+                "rtnetlink(RTM_GETLINK, \"{bridge}\") = {{bridge}}, or RTM_NEWLINK, ip_forward, RTM_NEWADDR, IFF_UP; \
+                 nf_tables(NFT_MSG_NEWSETELEM \"ip mini\", NFT_MSG_GETCHAIN), or first NFT_MSG_NEWTABLE with all in it; flock(\"net/{bridge}/{{address}}\", LOCK_EX)"
+            ),
+            #[cfg(feature = "net")]
+            Task::Connect => f.write_str(
+                "rtnetlink(RTM_NEWLINK, \"veth\", IFLA_MASTER {bridge}, \"eth0\" in IFLA_NET_NS_PID {pid}, IFF_UP)",
+            ),
+            #[cfg(feature = "net")]
+            Task::OpenPort(port, high) => port.write_call(f, *high),
+            #[cfg(feature = "net")]
+            Task::Publish(ports) => {
+                f.write_str("nf_tables(NFT_MSG_NEWSETELEM \"ip mini\"")?;
+                for port in ports {
+                    write!(f, ", {port}")?;
+                }
+                f.write_str(") if nobody drops what is forwarded, rtnetlink(RTM_NEWLINK, IFLA_BRPORT_MODE)")
+            }
+            #[cfg(feature = "net")]
+            Task::Relay => f.write_str("prlimit(RLIMIT_NOFILE, more), epoll_ctl({ports}, EPOLLIN)"),
+            #[cfg(feature = "net")]
+            Task::WayOut(program) => {
+                let of = match rootless::is_pasta(program) {
+                    true => "\"netns\"",
+                    false => "{pid}",
+                };
+                write!(f, "execve({}, …, {of})", show(program))
+            }
+            #[cfg(feature = "net")]
+            Task::Configure => f.write_str("send({control}, {messages})"),
+            #[cfg(feature = "net")]
+            Task::LeaveBridge => f.write_str("unlink(\"net/{bridge}/{address}\"), clone3(SIGCHLD) if it was the last"),
             Task::OpenPipes => f.write_str("fchmod(0, o+r), fchmod(1 2, o+w) if pipes"),
             Task::Go => f.write_str("send({control}, \"go\")"),
             Task::Unmount(path) => write!(f, "umount2({}, MNT_DETACH)", show(path)),
@@ -356,19 +468,31 @@ impl Plan {
 
     /// Who performs the container step with this index.
     pub fn actor(&self, index: usize) -> &'static str {
-        let before = if self.joined { "joiner" } else { "init" };
-        let mut steps = self.steps.iter();
-        let last = steps.position(|step| match step {
-            Step::Fork(..) => true,
-            #[cfg(feature = "life")]
-            Step::Pass(_) => true,
-            _ => false,
-        });
-        match last {
-            Some(last) if index <= last => before,
+        let up_to = |what: &dyn Fn(&Step) -> bool| {
+            let last = self.steps.iter().position(what);
+            last.is_some_and(|last| index <= last)
+        };
+        match () {
+            _ if up_to(&passes) => "joiner",
+            _ if up_to(&|step| matches!(step, Step::Fork(..))) => "init",
             _ => "command",
         }
     }
+
+    /// Whether a first process only passes the work on to a second one.
+    pub fn passes(&self) -> bool {
+        self.steps.iter().any(passes)
+    }
+}
+
+#[cfg(feature = "life")]
+fn passes(step: &Step) -> bool {
+    matches!(step, Step::Pass(_))
+}
+
+#[cfg(not(feature = "life"))]
+fn passes(_: &Step) -> bool {
+    false
 }
 
 /// A string that lives as long as the process, for use after the clone.
@@ -450,14 +574,25 @@ pub fn plan(spec: &Spec, host: &Host) -> Result<Plan> {
     planner.cgroups = cgroup::choose(&spec.resources, &host.cgroups, &host.id)?;
     planner.plan.notes.append(&mut planner.cgroups.notes);
     planner.seal();
+    #[cfg(feature = "net")]
+    planner.ports();
     planner.prepare();
     #[cfg(feature = "life")]
     planner.describe(&privileges);
+    if !planner.joined() {
+        // From here the container finds its directory: it may not pass those above.
+        let all = planner.run.parent().unwrap_or(&planner.run);
+        planner.task(Step::Chdir(path(all)));
+        planner.clone(namespaces & !LATER & !raw::CLONE_NEWNET);
+    }
+    planner.directory();
     let root = planner.image()?;
     planner.devices();
     planner.sources();
+    #[cfg(feature = "net")]
+    planner.bridge()?;
     planner.start(namespaces & !LATER);
-    planner.enter(namespaces & LATER);
+    planner.enter(namespaces);
     planner.own(&root);
     planner.own_devices();
     planner.root(root);
@@ -478,6 +613,7 @@ pub fn view(spec: &Spec, host: &Host, userxattr: bool) -> Result<Plan> {
     let mut planner = Planner::new(spec, host);
     planner.plan.userxattr = userxattr;
     planner.prepare();
+    planner.directory();
     let index = planner.indexes()?;
     planner.lowers(index);
     planner.look();
@@ -544,8 +680,11 @@ struct Privileges {
 
 /// The namespaces that the child makes itself: a mount namespace made by the clone would not see what the
 /// supervisor mounts afterwards, a cgroup namespace is rooted where its maker is, and a time namespace takes
-/// offsets only until somebody is in it.
+/// offsets only until somebody is in it. Those and the network namespace, which takes it long enough for the supervisor to
+/// do most of its work meanwhile.
 const LATER: u32 = raw::CLONE_NEWNS | raw::CLONE_NEWCGROUP | raw::CLONE_NEWTIME;
+/// How /etc/hosts begins.
+pub const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 const QUIET: u32 = raw::MS_NOSUID | raw::MS_NODEV | raw::MS_NOEXEC;
 
 impl Planner<'_> {
@@ -592,19 +731,22 @@ impl Planner<'_> {
             granted,
             filter,
         );
-        let range: &[u8] = match self.users {
-            Users::Range => b"range yes\n",
-            _ => b"",
-        };
+        let mut more = String::new();
+        if self.users == Users::Range {
+            more.push_str("range yes\n");
+        }
+        if let Some(Other { id, namespaces, .. }) = &self.host.other {
+            more.push_str(&format!("joined {namespaces:x} {id}\n"));
+        }
         for task in &mut self.plan.tasks {
             if let Task::Record(_, record) = task {
                 record.extend_from_slice(&text);
-                record.extend_from_slice(range);
+                record.extend_from_slice(more.as_bytes());
             }
         }
     }
 
-    /// A path in the container's run directory. The container is started in that directory, and says `name`: it may
+    /// A path in the container's run directory. The container goes to that directory, and says `name`: it may
     /// not pass the directories above, and need not know them.
     fn at(&self, name: &str) -> &'static CStr {
         path(self.run.join(name))
@@ -618,6 +760,40 @@ impl Planner<'_> {
         self.spec.shared & flag != 0
     }
 
+    /// Whether it is connected with a bridge; without root that is something else.
+    fn bridged(&self) -> bool {
+        #[cfg(feature = "net")]
+        return self.spec.network.bridge.is_some() && self.host.admin;
+        #[cfg(not(feature = "net"))]
+        false
+    }
+
+    /// Whether the supervisor connects its network with something.
+    fn connected(&self) -> bool {
+        #[cfg(feature = "net")]
+        return self.spec.network.bridge.is_some();
+        #[cfg(not(feature = "net"))]
+        false
+    }
+
+    /// Whether it shares a namespace with another container.
+    fn joins(&self, flag: u32) -> bool {
+        #[cfg(feature = "life")]
+        return (self.host.other.as_ref()).is_some_and(|other| other.namespaces & flag != 0);
+        #[cfg(not(feature = "life"))]
+        return flag == 0;
+    }
+
+    /// Whether a namespace is the container's alone.
+    fn owns(&self, flag: u32) -> bool {
+        !self.shares(flag) && !self.joins(flag)
+    }
+
+    /// Whether it shares namespaces with another container at all.
+    fn joined(&self) -> bool {
+        self.joins(u32::MAX)
+    }
+
     /// Whether a range of ids can be used inside, not just 0.
     fn has_ids(&self) -> bool {
         self.host.ids || self.host.subordinate.is_some()
@@ -627,6 +803,10 @@ impl Planner<'_> {
     /// says so; what was asked for does not.
     fn users(&mut self) -> Result<Users> {
         let (spec, host) = (self.spec, self.host);
+        #[cfg(feature = "life")]
+        if let Some(other) = &host.other {
+            return self.users_of(other);
+        }
         let fail = |what: &str| Err(error!("--userns {what}"));
         if !host.privileged {
             match spec.userns {
@@ -653,8 +833,6 @@ impl Planner<'_> {
             }
             Userns::Default | Userns::Auto => {}
         }
-        let mut volumes = spec.volumes.iter().zip(&host.idmap.volumes);
-        let volume = volumes.find(|(volume, possible)| volume.idmap && !**possible);
         let old = host.overlay && host.version < (5, 11);
         let (users, so, why) = if host.namespaces & raw::CLONE_NEWUSER == 0 {
             let why = "this kernel lacks CONFIG_USER_NS".to_owned();
@@ -663,13 +841,9 @@ impl Planner<'_> {
             let why = "no overlay in a user namespace before Linux 5.11".to_owned();
             (Users::Same, "root inside is root outside", why)
         } else {
-            let what = match volume {
-                _ if self.bound() && !host.idmap.image => "ROOTFS".to_owned(),
-                _ if spec.keep && !host.idmap.store => show(&host.store),
-                Some((volume, _)) => show(&volume.source),
-                None => return Ok(Users::Range),
+            let Some(why) = self.not_idmapped() else {
+                return Ok(Users::Range);
             };
-            let why = format!("{what} cannot be idmapped (its file system, or Linux before 5.19)");
             (
                 Users::Identity,
                 "root's files inside are root's outside",
@@ -681,6 +855,22 @@ impl Planner<'_> {
         }
         self.note(format!("{so}: {why}"));
         Ok(users)
+    }
+
+    /// What cannot be shown with other owners, as a range of ids asks for.
+    fn not_idmapped(&self) -> Option<String> {
+        let (spec, host) = (self.spec, self.host);
+        let mut volumes = spec.volumes.iter().zip(&host.idmap.volumes);
+        let volume = volumes.find(|(volume, possible)| volume.idmap && !**possible);
+        let what = match volume {
+            _ if self.bound() && !host.idmap.image => "ROOTFS".to_owned(),
+            _ if spec.keep && !host.idmap.store => show(&host.store),
+            Some((volume, _)) => show(&volume.source),
+            None => return None,
+        };
+        Some(format!(
+            "{what} cannot be idmapped (its file system, or Linux before 5.19)"
+        ))
     }
 
     /// The namespaces to make. One that the kernel lacks is an error with the option that does without it, except
@@ -695,10 +885,10 @@ impl Planner<'_> {
         ];
         let has = self.host.namespaces;
         let mut flags = match self.users {
-            Users::Same => 0,
-            _ => raw::CLONE_NEWUSER,
+            Users::Range | Users::Identity if !self.joined() => raw::CLONE_NEWUSER,
+            _ => 0,
         };
-        for (flag, config, option) in table.into_iter().filter(|(flag, ..)| !self.shares(*flag)) {
+        for (flag, config, option) in table.into_iter().filter(|(flag, ..)| self.owns(*flag)) {
             if has & flag == 0 {
                 let error = error!("this kernel lacks {config}");
                 return Err(error.hint(&format!("{option} does without it")));

@@ -22,7 +22,7 @@ impl Text {
     }
 
     /// The same, to go on with one.
-    #[cfg(feature = "life")]
+    #[cfg(any(feature = "life", feature = "net"))]
     pub fn more() -> Text {
         Text(Vec::new())
     }
@@ -58,7 +58,7 @@ pub struct Record {
 impl Record {
     /// The record in a directory; empty if there is none.
     pub fn read(directory: PathBuf) -> Record {
-        let text = std::fs::read(directory.join(RECORD)).unwrap_or_default();
+        let text = crate::proc::bytes(directory.join(RECORD)).unwrap_or_default();
         Record::parse(directory, text)
     }
 
@@ -72,47 +72,76 @@ impl Record {
         }
     }
 
-    /// Keys and values.
-    pub fn lines(&self) -> impl Iterator<Item = (&[u8], Vec<u8>)> {
+    /// Keys, and values as they are written.
+    fn written(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let lines = self.text.split(|byte| *byte == b'\n');
         lines.map(|line| {
             let space = line.iter().position(|byte| *byte == b' ');
             let (key, value) = line.split_at(space.unwrap_or(line.len()));
-            let newline = |byte: &u8| if *byte == 0 { b'\n' } else { *byte };
-            (key, value.iter().skip(1).map(newline).collect())
+            (key, value.get(1..).unwrap_or_default())
         })
+    }
+
+    /// Keys and values.
+    #[cfg(feature = "images")]
+    pub fn lines(&self) -> impl Iterator<Item = (&[u8], Vec<u8>)> {
+        self.written().map(|(key, value)| (key, read(value)))
+    }
+
+    /// The values of a key. Of each record there may be hundreds of, most lines are none of its.
+    fn values(&self, key: &str) -> impl Iterator<Item = Vec<u8>> {
+        let lines = self.written().filter(|(known, _)| *known == key.as_bytes());
+        lines.map(|(_, value)| read(value))
     }
 
     /// The values of a key.
     pub fn all(&self, key: &str) -> Vec<Vec<u8>> {
-        let lines = self.lines().filter(|(known, _)| *known == key.as_bytes());
-        lines.map(|(_, value)| value).collect()
+        self.values(key).collect()
     }
 
     /// The value of a key that is there once at most.
     pub fn text(&self, key: &str) -> Option<String> {
-        let first = self.all(key).into_iter().next();
-        first.and_then(|value| String::from_utf8(value).ok())
+        String::from_utf8(self.values(key).next()?).ok()
     }
 
-    /// The same as a number.
+    /// How well this is what `wanted` means: the id, the name, the beginning of the id; 0 is not at all.
+    #[cfg(any(feature = "images", feature = "life"))]
+    pub fn fits(&self, wanted: &str) -> u8 {
+        // A name may look like the beginning of an id.
+        match self {
+            _ if self.id == wanted => 3,
+            _ if self.text("name").as_deref() == Some(wanted) => 2,
+            _ if self.id.starts_with(wanted) && !wanted.is_empty() => 1,
+            _ => 0,
+        }
+    }
+
+    /// The value of a key that is there once at most, as a number.
     #[cfg(feature = "life")]
     pub fn number(&self, key: &str) -> Option<u64> {
         self.text(key)?.parse().ok()
     }
 }
 
+/// A value that was written with NUL for newlines.
+fn read(value: &[u8]) -> Vec<u8> {
+    let newline = |byte: &u8| if *byte == 0 { b'\n' } else { *byte };
+    value.iter().map(newline).collect()
+}
+
 /// Those in the directory `name` of `base`, by id; in somebody else's directory they could be anything, which is an error.
-pub fn all(base: &Path, name: &str) -> Result<Vec<Record>> {
-    let mut records = Vec::new();
+/// One at a time: there may be hundreds, and a supervisor keeps the memory that it once had.
+pub fn each(base: &Path, name: &str) -> Result<impl Iterator<Item = Record>> {
     let top = existing(base, name)?.unwrap_or_default();
-    for id in names(&top) {
-        let record = Record::read(top.join(id));
-        if !record.text.is_empty() {
-            records.push(record);
-        }
-    }
-    Ok(records)
+    let ids = names(&top).into_iter();
+    let records = ids.map(move |id| Record::read(top.join(id)));
+    Ok(records.filter(|record| !record.text.is_empty()))
+}
+
+/// All of them.
+#[cfg(feature = "images")]
+pub fn all(base: &Path, name: &str) -> Result<Vec<Record>> {
+    each(base, name).map(Iterator::collect)
 }
 
 /// The one of this id, of which the beginning will do, or this name. `what` and `hint` are for the message that there is
@@ -121,13 +150,10 @@ pub fn all(base: &Path, name: &str) -> Result<Vec<Record>> {
 pub fn pick(records: Vec<Record>, wanted: &str, what: &str, hint: &str) -> Result<Record> {
     let (mut best, mut many, mut found) = (0, false, None);
     for record in records {
-        // A name may look like the beginning of an id.
-        let fits = match &record {
-            record if record.id == wanted => 3,
-            record if record.text("name").as_deref() == Some(wanted) => 2,
-            record if record.id.starts_with(wanted) && !wanted.is_empty() => 1,
-            _ => continue,
-        };
+        let fits = record.fits(wanted);
+        if fits == 0 {
+            continue;
+        }
         many = fits == best || many && fits < best;
         if fits >= best {
             (best, found) = (fits, Some(record));

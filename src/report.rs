@@ -1,6 +1,6 @@
 //! The control socket between the supervisor and the container: a `SOCK_SEQPACKET` socket pair.
 //!
-//! Towards the container goes one packet, "go". Towards the supervisor go fixed-size [`Report`]s, one of them
+//! Towards the container goes one packet, "go", and on a bridge a second one, which sets up its network. Towards the supervisor go fixed-size [`Report`]s, one of them
 //! with the pty's master attached (`SCM_RIGHTS`, unix(7)). Packets keep their boundaries, so a report is whole or
 //! absent; end of file means that the command was executed, or that the other side is gone.
 
@@ -179,7 +179,14 @@ impl Report {
             [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut slices = [IoSliceMut::new(&mut bytes)];
-        let received = recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let received = match recvmsg(&socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            // It ended before it had read "go"; what it has said before is still there (net/unix/af_unix.c,
+            // unix_release_sock).
+            Err(Errno::CONNRESET) => {
+                recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?
+            }
+            other => other?,
+        };
         if received.bytes == 0 {
             return Ok(None);
         }

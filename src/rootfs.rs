@@ -1,6 +1,6 @@
-//! The container's root directory: mounts at paths that an untrusted image has a say in, pivot_root, loopback.
+//! The container's root directory: mounts at paths that an untrusted image has a say in, pivot_root.
 //!
-//! mount(2), mount_setattr(2), pivot_root(2), path_resolution(7), rtnetlink(7). Every mount below the new root is
+//! mount(2), mount_setattr(2), pivot_root(2), path_resolution(7). Every mount below the new root is
 //! made before the old root is given up, from the host's side and by descriptor: the target is resolved inside
 //! the root ([`resolve`]), then addressed as `/proc/self/fd/N`. So one way of naming targets serves all kernels;
 //! `move_mount` (Linux 5.2) would do the same for newer ones only. A path is never resolved twice.
@@ -16,9 +16,6 @@ use rustix::fs::{
     statat, statvfs,
 };
 use rustix::io::{Errno, Result};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
-};
 use rustix::path::DecInt;
 
 use linux_raw_sys::general as raw;
@@ -30,8 +27,53 @@ use crate::{resolve, sys};
 const DIRECTORY: Mode = Mode::from_raw_mode(0o755);
 const FILE: Mode = Mode::from_raw_mode(0o644);
 
+/// The roots of what was mounted on /proc and /sys, by which everything in them is found: whoever can write to the image
+/// at the same time (`--rw`) could have another directory at that path by then, and what is to be masked elsewhere.
+#[derive(Default)]
+pub struct Own([Option<OwnedFd>; 2]);
+
+/// A directory, and a path in it.
+pub type Begun<'a> = (BorrowedFd<'a>, &'a [u8]);
+
+const SYSFS_MAGIC: rustix::fs::FsWord = 0x6265_6572; // linux/magic.h
+const OWN: [(&[u8], rustix::fs::FsWord); 2] =
+    [(b"proc/", PROC_SUPER_MAGIC), (b"sys/", SYSFS_MAGIC)];
+
+impl Own {
+    /// Where a path begins, and the rest of it.
+    pub fn base<'a>(&'a self, root: BorrowedFd<'a>, path: &'a CStr) -> Result<Begun<'a>> {
+        let path = path.to_bytes().strip_prefix(b"/").ok_or(Errno::INVAL)?;
+        for ((name, _), mounted) in OWN.iter().zip(&self.0) {
+            if let (Some(rest), Some(mounted)) = (path.strip_prefix(*name), mounted) {
+                return Ok((mounted.as_fd(), rest));
+            }
+        }
+        Ok((root, path))
+    }
+
+    /// Opens what has just been mounted, if it is one of them. EXDEV if that is not there any more.
+    fn add(&mut self, root: BorrowedFd<'_>, path: &CStr, mount: &Mount) -> Result<()> {
+        let path = path.to_bytes().strip_prefix(b"/").unwrap_or_default();
+        for ((name, kind), mounted) in OWN.iter().zip(&mut self.0) {
+            if name.strip_suffix(b"/") == Some(path) {
+                let opened = openat(root, path, PLAIN, Mode::empty())?;
+                let status = fstat(&opened)?;
+                let is = match mount.source {
+                    Some(source) if mount.flags & raw::MS_BIND != 0 => {
+                        let source = stat(source)?;
+                        (source.st_dev, source.st_ino) == (status.st_dev, status.st_ino)
+                    }
+                    _ => fstatfs(&opened)?.f_type == *kind,
+                };
+                *mounted = Some(is.then_some(opened).ok_or(Errno::XDEV)?);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// `mount(2)`, with the target resolved as its kind demands.
-pub fn mount(root: Option<BorrowedFd<'_>>, mount: &Mount) -> Result<()> {
+pub fn mount(root: Option<BorrowedFd<'_>>, own: &mut Own, mount: &Mount) -> Result<()> {
     let call = |mount: &Mount, target: &CStr| {
         sys::mount(mount.source, target, mount.fstype, mount.flags, mount.data)
     };
@@ -45,7 +87,12 @@ pub fn mount(root: Option<BorrowedFd<'_>>, mount: &Mount) -> Result<()> {
             }
             return call(&mount, path);
         }
-        Target::Root(path) => plain_directory(root.ok_or(Errno::BADF)?, path)?,
+        Target::Root(path) => {
+            let root = root.ok_or(Errno::BADF)?;
+            let below = plain_directory(own.base(root, path)?)?;
+            call(mount, DescriptorPath::new(&below).as_cstr())?;
+            return own.add(root, path, mount);
+        }
         Target::Inside(path) => {
             let root = root.ok_or(Errno::BADF)?;
             let bind = mount.flags & raw::MS_BIND != 0;
@@ -64,7 +111,6 @@ pub fn mount(root: Option<BorrowedFd<'_>>, mount: &Mount) -> Result<()> {
 
 /// A symbolic link of the image must not lead a volume over what mini has mounted: /proc, /sys, /dev, masks. EXDEV.
 fn not_minis_own(root: BorrowedFd<'_>, path: &CStr, target: OwnedFd) -> Result<OwnedFd> {
-    const SYSFS_MAGIC: rustix::fs::FsWord = 0x6265_6572; // linux/magic.h
     let kind = fstatfs(&target)?.f_type;
     let device = fstat(&target)?.st_dev;
     // /dev and what masks are made of are one file system.
@@ -84,15 +130,18 @@ fn is_directory(path: &CStr) -> Result<bool> {
 }
 
 /// Opens an entry of the root directory that must be an ordinary directory: ELOOP or ENOTDIR if it is not.
-fn plain_directory(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
-    let name = path.to_bytes().strip_prefix(b"/").ok_or(Errno::INVAL)?;
-    match mkdirat(root, name, DIRECTORY) {
+fn plain_directory((base, name): Begun<'_>) -> Result<OwnedFd> {
+    match mkdirat(base, name, DIRECTORY) {
         Err(errno) if errno != Errno::EXIST => return Err(errno),
         _ => {}
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(root, name, flags, Mode::empty())
+    openat(base, name, PLAIN, Mode::empty())
 }
+
+const PLAIN: OFlags = OFlags::PATH
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// `/proc/self/fd/N` without allocation. The kernel resolves it to the very object that N is open on.
 pub struct DescriptorPath([u8; 28]);
@@ -110,59 +159,5 @@ impl DescriptorPath {
 
     pub fn as_cstr(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.0).unwrap_or_default()
-    }
-}
-
-/// Brings the loopback interface up: one RTM_NEWLINK for interface 1, which in a new network namespace is always
-/// `lo`. The kernel gives it 127.0.0.1 and ::1 itself. An ioctl would do too, but only with CONFIG_INET.
-pub fn loopback_up() -> Result<()> {
-    const RTM_NEWLINK: u16 = 16;
-    const REQUEST_AND_ACK: u16 = 1 | 4;
-    const NLMSG_ERROR: u16 = 2;
-    const IFF_UP: u32 = 1;
-    // struct nlmsghdr: length, type and flags, sequence, port; struct ifinfomsg: family, padding and device type, index,
-    // flags, mask of flags to change.
-    const MESSAGE: [u32; 8] = {
-        let (kind, flags) = (RTM_NEWLINK.to_ne_bytes(), REQUEST_AND_ACK.to_ne_bytes());
-        let kind = u32::from_ne_bytes([kind[0], kind[1], flags[0], flags[1]]);
-        [32, kind, 0, 0, 0, 1, IFF_UP, IFF_UP]
-    };
-    // No protocol is protocol 0, NETLINK_ROUTE.
-    let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
-    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
-    let message = MESSAGE.map(u32::to_ne_bytes);
-    let message = message.as_flattened();
-    send(&socket, message, SendFlags::empty())?;
-    let mut answer = [0; 64];
-    recv(socket.as_fd(), &mut answer, RecvFlags::empty())?;
-    // Behind the header is struct nlmsgerr: 0 or a negative errno.
-    let [
-        _,
-        _,
-        _,
-        _,
-        k0,
-        k1,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        e0,
-        e1,
-        e2,
-        e3,
-        ..,
-    ] = answer;
-    let error = i32::from_ne_bytes([e0, e1, e2, e3]);
-    match (u16::from_ne_bytes([k0, k1]), error) {
-        (NLMSG_ERROR, 0) => Ok(()),
-        (NLMSG_ERROR, error) => Err(Errno::from_raw_os_error(-error)),
-        _ => Err(Errno::PROTO),
     }
 }

@@ -39,10 +39,19 @@ use crate::kept;
 use crate::layers::{self, Held, Layers};
 #[cfg(feature = "life")]
 use crate::log::Log;
+#[cfg(feature = "net")]
+use crate::net::{
+    lease::{self, Lease},
+    publish::{self, Port},
+    relay,
+    rootless::{self, Way},
+};
 use crate::plan::{Plan, RANGE, Stack, Task, Users, bind, leak, plan};
 use crate::protection;
 use crate::record::RECORD;
 use crate::seal;
+#[cfg(feature = "life")]
+use crate::share;
 #[cfg(feature = "life")]
 use crate::spec::LogTo;
 use crate::spec::{Restart, Spec};
@@ -80,8 +89,13 @@ pub fn rehearse(spec: Spec) -> Result<Vec<String>> {
 
 fn carry_out(spec: Spec, mode: RunMode, notes: &mut Vec<String>) -> Result<u8> {
     #[cfg(feature = "life")]
-    let inherited = detach::inherited();
+    let inherited = match &spec.detach {
+        Some(_) => detach::inherited(),
+        None => Vec::new(),
+    };
     let mut host = probe(&spec)?;
+    #[cfg(feature = "life")]
+    let spec = share::adapt(spec, &mut host)?;
     let signals = Signals::hold()?;
     let interrupts = Some(&signals.ending);
     let (image, held) = layers::resolve(&spec, &host, interrupts, mode == RunMode::DryRun)?;
@@ -181,7 +195,6 @@ pub fn join(
     };
     let trace = mode == RunMode::Trace;
     let mut supervisor = Supervisor::new(spec, host, plan, held, &signals, trace)?;
-    supervisor.context.joined = true;
     for (slot, namespace) in supervisor.context.namespaces.iter_mut().zip(namespaces) {
         *slot = Some(namespace);
     }
@@ -234,6 +247,18 @@ impl Signals {
     }
 }
 
+/// What has happened.
+struct Ready {
+    signal: bool,
+    report: bool,
+    /// By index, whether a relay, and behind them an output of the log, can go on.
+    relays: Vec<bool>,
+    /// Whether there is something to do for published ports.
+    published: bool,
+    /// Whether the container that a command has joined has ended.
+    alone: bool,
+}
+
 struct Supervisor<'a> {
     spec: &'a Spec,
     host: &'a Host,
@@ -262,6 +287,9 @@ struct Supervisor<'a> {
     busy: bool,
     /// The first id of the container's range, and the file that keeps others from taking it.
     ids: Option<(u32, OwnedFd)>,
+    /// The mount namespace of the container whose mounts are taken.
+    #[cfg(feature = "life")]
+    mounts: Option<OwnedFd>,
     relays: Vec<Relay>,
     /// In the background: who waits for the command to run, and where its output goes.
     #[cfg(feature = "life")]
@@ -276,7 +304,21 @@ struct Supervisor<'a> {
     log: Option<Log>,
     #[cfg(feature = "life")]
     file: Option<OwnedFd>,
+    /// The container's place on a bridge.
+    #[cfg(feature = "net")]
+    lease: Option<Lease>,
+    /// Its way out, without a bridge.
+    #[cfg(feature = "net")]
+    way: Option<Way>,
+    /// The host's ports that stand for the container's, and what serves them.
+    #[cfg(feature = "net")]
+    ports: Vec<(Port, OwnedFd)>,
+    #[cfg(feature = "net")]
+    published: Option<relay::Relay>,
     terminal: Option<Terminal>,
+    /// Whether the new process has a network namespace of its own.
+    #[cfg(feature = "net")]
+    apart: bool,
     /// Whether the set-up got as far as the command's execve.
     began: bool,
 }
@@ -297,6 +339,7 @@ impl<'a> Supervisor<'a> {
             set_socket_passcred(&control, true)
                 .map_err(|errno| Error::sys("setsockopt", "SO_PASSCRED", errno))?;
         }
+        let joined = plan.passes();
         let mut words = std::mem::take(&mut plan.environment);
         words.push(Word::END);
         let words = words.leak();
@@ -311,7 +354,10 @@ impl<'a> Supervisor<'a> {
             trace,
             signals,
             control: Some(control),
-            context: Context::new(Some(theirs), Environment { words, home }, trace),
+            context: Context {
+                joined,
+                ..Context::new(Some(theirs), Environment { words, home }, trace)
+            },
             directories: Vec::new(),
             child: None,
             joiner: None,
@@ -320,6 +366,8 @@ impl<'a> Supervisor<'a> {
             cgroup: None,
             busy: false,
             ids: None,
+            #[cfg(feature = "life")]
+            mounts: None,
             relays: Vec::new(),
             #[cfg(feature = "life")]
             caller: None,
@@ -331,7 +379,17 @@ impl<'a> Supervisor<'a> {
             log: None,
             #[cfg(feature = "life")]
             file: None,
+            #[cfg(feature = "net")]
+            lease: None,
+            #[cfg(feature = "net")]
+            way: None,
+            #[cfg(feature = "net")]
+            ports: Vec::new(),
+            #[cfg(feature = "net")]
+            published: None,
             terminal: None,
+            #[cfg(feature = "net")]
+            apart: false,
             began: false,
         })
     }
@@ -351,14 +409,23 @@ impl Supervisor<'_> {
         }
         self.streams()
             .map_err(|errno| Error::sys("pipe", "standard streams", errno))?;
+        let mut swept = false;
         for task in &self.plan.tasks {
-            // What takes long looks itself.
+            swept |= matches!(task, Task::Sweep);
+            // What takes long looks itself. A new process that has failed meanwhile ends it as well; in a trace, which has its
+            // lines in the order of the plan, only at the end.
             let long = matches!(
                 task,
-                Task::Unpack { .. } | Task::Index { .. } | Task::Clone(_)
+                Task::Unpack { .. } | Task::Index { .. } | Task::Clone(_) | Task::Sweep | Task::Go
             );
+            while long && !self.trace && self.has_reports() {
+                self.receive()?;
+            }
             if long && !wait_for(&self.signals.ending, None) {
                 return Err(Error::new("interrupted before the container was started"));
+            }
+            if self.control.is_none() {
+                return Ok(());
             }
             // Not before mini goes on from a copy of its binary, and begins anew.
             if !noted && !matches!(task, Task::Seal) {
@@ -367,7 +434,18 @@ impl Supervisor<'_> {
                 }
                 noted = true;
             }
-            self.timed(task)?;
+            if let Err(error) = self.timed(task) {
+                if !swept {
+                    // It may be what the dead have left that is in the way.
+                    let _ = state::sweep(&self.host.run, store::SOME);
+                }
+                // It may be the new process that has failed, which says more.
+                while self.has_reports() {
+                    self.receive()?;
+                }
+                // If it is gone, why is found out when it is waited for.
+                return self.control.as_ref().map_or(Ok(()), |_| Err(error));
+            }
         }
         Ok(())
     }
@@ -400,20 +478,44 @@ impl Supervisor<'_> {
 
     fn perform(&mut self, task: &Task) -> Result<()> {
         match task {
-            Task::Step(step) => child::perform(step, &mut self.context)
-                .map_err(|errno| step_error(step, errno, &Detail::NONE, self.host)),
+            Task::Step(step) => {
+                child::perform(step, &mut self.context)
+                    .map_err(|errno| step_error(step, errno, &Detail::NONE, self.host))?;
+                #[cfg(feature = "life")]
+                if matches!(step, Step::Setns(..)) {
+                    self.entered();
+                }
+                Ok(())
+            }
             Task::Seal => {
                 self.notes.extend(seal::seal()?);
                 Ok(())
             }
             Task::EnterUserNamespace(map) => {
                 userns::enter(map, self.host)?;
-                if self.is_kept() {
-                    // A change of ids has cleared it.
-                    let _ = sys::set_parent_death_signal(raw::SIGKILL as i32);
-                }
+                self.entered();
                 Ok(())
             }
+            #[cfg(feature = "life")]
+            Task::OpenNamespaces(other, ids) => {
+                let opened = share::open(&self.host.run, other, ids.as_deref())?;
+                for (slot, namespace) in self.context.namespaces.iter_mut().zip(opened.namespaces) {
+                    *slot = Some(namespace);
+                }
+                (self.mounts, self.ids) = (Some(opened.mounts), opened.ids);
+                Ok(())
+            }
+            #[cfg(feature = "life")]
+            Task::TakeMount { from, to, userns } => {
+                let Some(mounts) = &self.mounts else {
+                    return Err(Error::new("no container to take a mount from"));
+                };
+                let interrupts = &self.signals.ending;
+                share::take(from, to, mounts, *userns, &mut self.context, interrupts)
+                    .map_err(|errno| error!("{task}: {}", reason(errno)))
+            }
+            #[cfg(feature = "life")]
+            Task::Pass => self.pass(),
             Task::CreateDirectory(path) => {
                 #[cfg(feature = "life")]
                 if let Some(run) = &self.run
@@ -422,17 +524,15 @@ impl Supervisor<'_> {
                     let lent = run.directory.lend();
                     let lent = lent.map_err(|errno| Error::sys("dup", "", errno))?;
                     self.directories.push(lent);
-                    state::sweep(&self.host.run)?;
-                    store::sweep(&self.host.store, "containers")?;
-                    return cache::clean(&self.host.store);
-                }
-                if self.directories.is_empty() {
-                    state::sweep(&self.host.run)?;
-                    store::sweep(&self.host.store, "containers")?;
-                    cache::clean(&self.host.store)?;
+                    return Ok(());
                 }
                 self.directories.push(Directory::create(path)?);
                 Ok(())
+            }
+            Task::Sweep => {
+                state::sweep(&self.host.run, store::SOME)?;
+                store::sweep(&self.host.store, "containers")?;
+                cache::clean(&self.host.store)
             }
             Task::KeepDirectory(path) => {
                 path.parent().map_or(Ok(()), store::make_private)?;
@@ -508,8 +608,11 @@ impl Supervisor<'_> {
                 _ => userns::map(self.pid(), 0, u32::MAX),
             },
             Task::Idmap(path, recursive) => {
-                let namespace = leak(format!("/proc/{}/ns/user", self.pid().as_raw_pid()));
-                let whole = sys::open(namespace, OFlags::RDONLY)
+                let namespace = match &self.context.namespaces[0] {
+                    Some(others) => format!("/proc/self/fd/{}", others.as_raw_fd()),
+                    None => format!("/proc/{}/ns/user", self.pid().as_raw_pid()),
+                };
+                let whole = sys::open(leak(namespace), OFlags::RDONLY)
                     .and_then(|namespace| userns::idmap(path, &namespace, *recursive))
                     .map_err(|errno| {
                         let error = error!("{task}: {}", reason(errno));
@@ -541,6 +644,85 @@ impl Supervisor<'_> {
                     error.hint("--oom-score-adj: lowering it needs CAP_SYS_RESOURCE")
                 })
             }
+            #[cfg(feature = "net")]
+            Task::OpenPort(port, high) => {
+                self.ports.push((*port, publish::open(port, *high)?));
+                Ok(())
+            }
+            #[cfg(feature = "net")]
+            Task::JoinBridge { lease, .. } => {
+                let (run, wanted) = (&self.host.run, &self.spec.network);
+                let joined = lease::join(run, wanted, &self.host.id, lease);
+                // A bridge may have been made for nobody.
+                let lease = joined.inspect_err(|_| state::sweep_later(run))?;
+                self.note(&lease.record())?;
+                let doubt = lease.doubt();
+                self.lease = Some(lease);
+                match doubt {
+                    Ok(doubt) => doubt.map_or(Ok(()), |what| self.remember(what)),
+                    Err(missing) => self.tell(missing.to_string()),
+                }
+            }
+            #[cfg(feature = "net")]
+            Task::Connect => {
+                self.await_network()?;
+                let process = self.pid().as_raw_pid() as u32;
+                (self.lease.as_ref()).map_or(Ok(()), |lease| lease.connect(process))
+            }
+            #[cfg(feature = "net")]
+            Task::Publish(ports) => {
+                let Some(lease) = &self.lease else {
+                    return Ok(());
+                };
+                lease.publish(ports).or_else(|why| {
+                    let what = "published ports are relayed, without the clients' addresses";
+                    self.tell(format!("{what}: {why}"))
+                })
+            }
+            #[cfg(feature = "net")]
+            Task::Relay => {
+                let ports = std::mem::take(&mut self.ports);
+                if let Some(lease) = &self.lease {
+                    let relay = relay::Relay::new(lease.address.into(), ports);
+                    let failed = |errno| Error::sys("epoll", "ports", errno);
+                    self.published = Some(relay.map_err(failed)?);
+                }
+                Ok(())
+            }
+            #[cfg(feature = "net")]
+            Task::Configure => {
+                let Some((control, lease)) = self.control.as_ref().zip(self.lease.as_ref()) else {
+                    return Ok(());
+                };
+                send_packet(control, &lease.inside())
+            }
+            #[cfg(feature = "net")]
+            Task::WayOut(program) => {
+                self.await_network()?;
+                let pid = self.pid().as_raw_pid();
+                if rootless::is_pasta(program) {
+                    let source = leak(format!("/proc/{pid}/ns/net"));
+                    let bind = bind(source, Target::Path(c"netns"), 0);
+                    self.perform(&Task::Step(bind))?;
+                }
+                let file = self
+                    .host
+                    .run
+                    .join("running")
+                    .join(&self.host.id)
+                    .join("netns");
+                self.way = Some(rootless::start(program, pid, &file.to_string_lossy())?);
+                Ok(())
+            }
+            #[cfg(feature = "net")]
+            Task::LeaveBridge => {
+                let run = &self.host.run;
+                let left = self.lease.take().map(|lease| lease.leave());
+                if left.is_some_and(|left| left != Ok(false)) {
+                    state::sweep_later(run);
+                }
+                Ok(())
+            }
             Task::OpenPipes => {
                 for number in 0..3 {
                     let stream = self.context.stdio[number].as_ref().map(AsFd::as_fd);
@@ -552,10 +734,10 @@ impl Supervisor<'_> {
             Task::Go => {
                 let control = self.control.as_ref().expect("open until the command runs");
                 self.context.stdio = [None, None, None];
+                self.held.opening = None;
                 // Before the command can begin: if it fails, nothing has been run.
                 self.note(&format!("pid {}\n", self.pid().as_raw_pid()))?;
-                (send(control, b"!", SendFlags::NOSIGNAL).map(drop))
-                    .map_err(|errno| Error::sys("send", "control", errno))
+                send_packet(control, b"!")
             }
             Task::Unmount(path) => {
                 let _ = unmount(path.as_os_str().as_bytes(), UnmountFlags::DETACH);
@@ -583,6 +765,50 @@ impl Supervisor<'_> {
         }
     }
 
+    /// A change of ids has cleared the signal.
+    fn entered(&self) {
+        if self.is_kept() {
+            let _ = sys::set_parent_death_signal(raw::SIGKILL as i32);
+        }
+    }
+
+    /// Lets the joiner go on, and waits until it says which process it has made.
+    #[cfg(feature = "life")]
+    fn pass(&mut self) -> Result<()> {
+        self.mounts = None;
+        if let Some(control) = &self.control {
+            send_packet(control, b"!")?;
+        }
+        while self.child.is_none() {
+            self.hear()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the new process has a network namespace of its own; before that, it is in this one.
+    #[cfg(feature = "net")]
+    fn await_network(&mut self) -> Result<()> {
+        // Where one process passes the work on, the second one has been made with all its namespaces.
+        while !self.apart && !self.plan.passes() {
+            self.hear()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next report of a process that has not begun with the command.
+    #[cfg(any(feature = "life", feature = "net"))]
+    fn hear(&mut self) -> Result<()> {
+        let Some(control) = &self.control else {
+            return Err(Error::new(
+                "the container's first process was killed during set-up",
+            ));
+        };
+        if !wait_for(&self.signals.ending, Some(control.as_fd())) {
+            return Err(Error::new("interrupted before the container was started"));
+        }
+        self.receive()
+    }
+
     fn directory(&self, path: &Path) -> Option<&Directory> {
         self.directories.iter().find(|made| made.path() == path)
     }
@@ -591,6 +817,21 @@ impl Supervisor<'_> {
     fn note(&self, lines: &str) -> Result<()> {
         let directory = self.directories.first();
         directory.map_or(Ok(()), |it| it.append(RECORD, lines.as_bytes()))
+    }
+
+    /// Says what does not work, also to whoever asks later.
+    #[cfg(feature = "net")]
+    fn tell(&mut self, what: String) -> Result<()> {
+        self.say_lines(&format!("mini: {what}\n"));
+        self.remember(what)
+    }
+
+    /// The same only for who asks.
+    #[cfg(feature = "net")]
+    fn remember(&mut self, what: String) -> Result<()> {
+        let noted = self.note(&format!("note {what}\n"));
+        self.notes.push(what);
+        noted
     }
 
     /// The container's first process, for tasks between the clone and "go".
@@ -638,7 +879,7 @@ impl Supervisor<'_> {
                 _ => namespace_hint(errno, flags, self.host),
             })
         })?;
-        match self.plan.joined {
+        match self.plan.passes() {
             true => (self.joiner, self.passes) = (Some(pid), Some(pid)),
             false => self.child = Some(pid),
         }
@@ -650,7 +891,6 @@ impl Supervisor<'_> {
             cgroup::write(&file, &pid)
                 .map_err(|errno| Error::sys("write", file.as_os_str().as_bytes(), errno))?;
         }
-        self.held.opening = None;
         // What only the container needs is closed here, so that end of file means what it should.
         self.context.control = None;
         Ok(())
@@ -745,7 +985,21 @@ impl Supervisor<'_> {
         // The last reports and output may come after the news that the process is gone.
         while ended.is_none() || self.control.is_some() || self.relays.iter().any(Relay::pending) {
             let over = self.over();
-            let (signal, report, ready, alone) = self.wait();
+            let Ready {
+                signal,
+                report,
+                relays: ready,
+                alone,
+                published,
+            } = self.wait();
+            #[cfg(feature = "net")]
+            if let (true, Some(relay)) = (published, &mut self.published) {
+                relay.pump();
+                #[cfg(feature = "life")]
+                if relay.became_idle() {
+                    self.forget.set(true);
+                }
+            }
             if alone {
                 self.watched = None;
                 let kill = |pid: Pid| sys::kill(pid.as_raw_pid(), raw::SIGKILL as i32);
@@ -753,13 +1007,17 @@ impl Supervisor<'_> {
             }
             if report {
                 self.receive()?;
+                // What came before a signal counts before it.
+                while signal && self.has_reports() {
+                    self.receive()?;
+                }
                 // Which process it is may be known only now.
                 self.reap(&mut ended);
             }
             if over && !report {
                 self.control = None;
             }
-            let idle = !signal && !report && !ready.contains(&true);
+            let idle = !signal && !report && !published && !ready.contains(&true);
             #[cfg(feature = "life")]
             if let Some(log) = &mut self.log {
                 for (index, _) in ready[self.relays.len()..]
@@ -789,6 +1047,8 @@ impl Supervisor<'_> {
                 self.relays.iter_mut().for_each(Relay::finish);
                 #[cfg(feature = "life")]
                 self.log.iter_mut().for_each(Log::finish);
+                #[cfg(feature = "net")]
+                self.published.iter_mut().for_each(relay::Relay::finish);
             }
         }
         let cgroups = self.plan.cgroups.iter().map(|group| group.path.clone());
@@ -825,9 +1085,8 @@ impl Supervisor<'_> {
         self.plan.joined && !self.plan.detached && gone && self.control.is_some()
     }
 
-    /// Waits for something to happen: a signal, a report, (by index) a relay that can go on, or the end of the container
-    /// that a command has joined.
-    fn wait(&self) -> (bool, bool, Vec<bool>, bool) {
+    /// Waits for something to happen.
+    fn wait(&self) -> Ready {
         let watched = |fd| PollFd::new(fd, PollFlags::IN);
         let mut fds = vec![watched(&self.signals.all)];
         fds.extend(self.control.as_ref().map(watched));
@@ -843,32 +1102,59 @@ impl Supervisor<'_> {
             interested.push(interest.is_some());
             fds.extend(interest);
         }
+        let ports = fds.len();
+        #[cfg(feature = "net")]
+        if let Some(relay) = &self.published {
+            fds.push(PollFd::from_borrowed_fd(relay.as_fd(), PollFlags::IN));
+        }
+        let last = fds.len();
         let alone = self.watched.as_ref().filter(|_| self.child.is_some());
         fds.extend(alone.map(watched));
-        let again = Timespec {
-            tv_sec: 0,
-            tv_nsec: 250_000_000,
-        };
-        let now = Timespec::default();
+        let after = |tv_sec, tv_nsec| Some(Timespec { tv_sec, tv_nsec });
         let timeout = match self.relays.iter().any(Relay::ended) {
-            _ if self.over() => Some(&now),
-            true => Some(&again),
+            _ if self.over() => after(0, 0),
+            true => after(0, 250_000_000),
             false => None,
         };
         #[cfg(feature = "life")]
-        if self.forget.take() {
-            sys::forget_code();
-        }
+        let (idle, timeout) = match (timeout, self.control.is_none()) {
+            (None, _) if self.forget.take() => (true, None),
+            // The command runs, and may do so for long.
+            (None, true) => (false, after(1, 0)),
+            (timeout, _) => (false, timeout),
+        };
+        #[cfg(not(feature = "life"))]
+        let idle = false;
         // EINTR cannot come with all signals blocked, and would be tried again by the caller's loop.
-        let _ = poll(&mut fds, timeout);
+        let happened = match idle {
+            true => sys::forget_memory_and_poll(&mut fds).map(|()| 1),
+            false => poll(&mut fds, timeout.as_ref()),
+        };
+        #[cfg(feature = "life")]
+        self.forget.set(happened == Ok(0));
+        #[cfg(not(feature = "life"))]
+        let _ = happened;
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         let mut rest = fds[first..].iter();
         for relay in &mut interested {
             *relay = *relay && rest.next().is_some_and(ready);
         }
-        let alone = alone.is_some() && fds.last().is_some_and(ready);
-        let report = first == 2 && ready(&fds[1]);
-        (ready(&fds[0]), report, interested, alone)
+        Ready {
+            signal: ready(&fds[0]),
+            report: first == 2 && ready(&fds[1]),
+            relays: interested,
+            published: fds[ports..last].iter().any(ready),
+            alone: fds[last..].iter().any(ready),
+        }
+    }
+
+    /// Whether there is more to be read of what the container reports.
+    fn has_reports(&self) -> bool {
+        let Some(control) = &self.control else {
+            return false;
+        };
+        let (mut fds, now) = ([PollFd::new(control, PollFlags::IN)], Timespec::default());
+        poll(&mut fds, Some(&now)) == Ok(1)
     }
 
     /// Reads what the container reports about its steps.
@@ -891,6 +1177,10 @@ impl Supervisor<'_> {
             return Err(step_error(step, errno, &report.detail, self.host));
         }
         self.began |= matches!(step, Step::Ready);
+        #[cfg(feature = "net")]
+        {
+            self.apart |= matches!(step, Step::Apart);
+        }
         // In a container that runs others may have got hold of the socket.
         let trusted = !self.plan.joined || received.sender == self.passes;
         #[cfg(feature = "life")]
@@ -898,7 +1188,7 @@ impl Supervisor<'_> {
             self.child = Pid::from_raw(report.process);
         }
         self.trace_line(self.plan.actor(index), step, report.nanoseconds);
-        let observed = self.trace && !self.plan.joined;
+        let observed = self.trace && !self.context.joined;
         if let (Step::Ready, Some(command), true) = (step, received.sender, observed) {
             let command = command.as_raw_pid();
             self.say_lines(&protection::observe(command, self.plan, &self.notes));
@@ -963,8 +1253,10 @@ impl Supervisor<'_> {
         false
     }
 
+    /// Whether there is no pid namespace that ends with the container.
     fn shares_pids(&self) -> bool {
-        self.spec.shared & raw::CLONE_NEWPID != 0
+        let joined = self.spec.joined.as_ref().map_or(0, |(_, flags)| *flags);
+        (self.spec.shared | joined) & raw::CLONE_NEWPID != 0
     }
 
     /// Reads one signal and acts on it.
@@ -1035,6 +1327,11 @@ impl Supervisor<'_> {
     fn end(&mut self, ran: bool) {
         // First the terminal, so that messages come out straight.
         self.terminal = None;
+        #[cfg(feature = "net")]
+        {
+            self.ports.clear();
+            self.published = None;
+        }
         for child in [self.joiner.take(), self.child.take()]
             .into_iter()
             .flatten()
@@ -1042,6 +1339,8 @@ impl Supervisor<'_> {
             let _ = sys::kill(child.as_raw_pid(), raw::SIGKILL as i32);
             let _ = waitpid(Some(child), WaitOptions::empty());
         }
+        #[cfg(feature = "net")]
+        drop(self.way.take());
         for task in &self.plan.teardown {
             let _ = self.timed(task);
         }
@@ -1064,6 +1363,14 @@ impl Supervisor<'_> {
             let upper = show(&upper);
             say(&format!("mini: the container's changes are in {upper}\n"));
         }
+    }
+}
+
+/// Sends the container's first process a packet. If it has ended meanwhile, that is found out, and why, when it is waited for.
+fn send_packet(control: &OwnedFd, packet: &[u8]) -> Result<()> {
+    match send(control, packet, SendFlags::NOSIGNAL) {
+        Ok(_) | Err(Errno::PIPE) => Ok(()),
+        Err(errno) => Err(Error::sys("send", "control", errno)),
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Spec {
     pub init: bool,
     /// Namespaces (`CLONE_NEW*`) that the container shares with the host.
     pub shared: u32,
+    /// A running container, by its id or name, and those that it shares with that one.
+    pub joined: Option<(String, u32)>,
     /// A time namespace whose clocks start at zero.
     pub time: bool,
     /// Whether the container's changes stay on disk after it has ended.
@@ -89,6 +91,8 @@ pub struct Spec {
     /// container's own.
     pub sysctls: Vec<(String, String)>,
     pub devices: Vec<Device>,
+    #[cfg(feature = "net")]
+    pub network: crate::net::Wanted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -28,7 +28,11 @@
 //!     shared 20000000                          the namespaces (CLONE_NEW*) that it shares with the host
 //!     init no                                  if the command is its first process
 //!     range yes                                if its ids are a range of its own
+//!     joined 38000000 4a5b6c7d8e9f             the namespaces that it shares with this container, if it does
 //!
+//!     port 0.0.0.0:8080->80/tcp                each port of the host's that stands for one of the container's
+//!     bridge mini0, address 10.177.0.2/24      where it is, if it is on a bridge
+//!     gateway 10.177.0.1                       and the bridge's own address
 //!     pid 4712                                 its first process, before that is told to go on
 //!     oom yes                                  it was killed for its memory
 //!     status 0                                 the status it ended with, if the supervisor could say so
@@ -109,6 +113,10 @@ pub fn record(spec: &Spec, host: &Host, cgroups: &Choice, notes: &[String]) -> V
         if let Some(value) = value {
             line(key, value.to_string().as_bytes());
         }
+    }
+    #[cfg(feature = "net")]
+    for port in &spec.network.ports {
+        line("port", port.to_string().as_bytes());
     }
     for note in notes {
         line("note", note.as_bytes());
@@ -264,7 +272,7 @@ pub fn write(directory: &Directory, name: Option<&str>, text: &[u8]) -> Result<(
     };
     let top = directory.path().parent().unwrap_or(directory.path());
     let _guard = store::lock(top, FlockOperation::LockExclusive)?;
-    for record in record::all(top.parent().unwrap_or(top), "running")? {
+    for record in record::each(top.parent().unwrap_or(top), "running")? {
         if record.text("name").as_deref() == Some(name) && runs(&record) {
             let error = error!(
                 "--name {}: container {} has it",
@@ -294,18 +302,22 @@ pub fn write_run(
     write(directory, name, &[text, keeper.as_bytes()].concat())
 }
 
-/// Those whose supervisors live.
+/// Those whose supervisors live, or of them only the ones that `wanted` may mean.
 #[cfg(feature = "life")]
-pub fn running(run: &Path) -> Result<Vec<Record>> {
-    let mut containers = every(run)?;
+pub fn running(run: &Path, wanted: Option<&str>) -> Result<Vec<Record>> {
+    let mut containers = every(run, wanted)?;
     containers.retain(|(_, runs)| *runs);
     Ok(containers.into_iter().map(|(record, _)| record).collect())
 }
 
-/// All that are known, each with whether its supervisor lives; what a dead one left only if that stays.
+/// All that are known, each with whether its supervisor lives; what a dead one left only if that stays. Of hundreds nobody
+/// needs to ask for all the locks who has `wanted` only some.
 #[cfg(feature = "life")]
-pub fn every(run: &Path) -> Result<Vec<(Record, bool)>> {
-    let records = record::all(run, "running")?;
+pub fn every(run: &Path, wanted: Option<&str>) -> Result<Vec<(Record, bool)>> {
+    let fits = |record: &Record| wanted.is_none_or(|wanted| record.fits(wanted) > 0);
+    let records = record::each(run, "running")?
+        .filter(fits)
+        .collect::<Vec<_>>();
     // Nobody tries meanwhile whether a lock can be had, and has it for that moment. Without a record there is nothing to
     // ask; there need not be a directory either.
     let _guard = match records.is_empty() {
@@ -340,7 +352,7 @@ fn stays(container: &Record) -> bool {
 /// last.
 #[cfg(feature = "life")]
 pub fn find_any(run: &Path, wanted: &str) -> Result<(Record, bool)> {
-    let mut all = every(run)?;
+    let mut all = every(run, Some(wanted))?;
     let written = |record: &Record| {
         let status = std::fs::metadata(record.directory.join(RECORD));
         status.and_then(|status| status.modified()).ok()
@@ -365,16 +377,33 @@ pub fn runs(container: &Record) -> bool {
         && container.directory.exists()
 }
 
+/// The same, asked while nobody tries whether the lock can be had, who would have it for that moment. Not by who has the
+/// directory above locked.
+#[cfg(feature = "life")]
+pub fn lives(container: &Record) -> Result<bool> {
+    let path = &container.directory;
+    let _guard = store::lock(path.parent().unwrap_or(path), FlockOperation::LockShared)?;
+    Ok(runs(container))
+}
+
 /// The running container of this id, of which the beginning will do, or this name.
 #[cfg(feature = "life")]
 pub fn find(run: &Path, wanted: &str) -> Result<Record> {
     let hint = "mini ps lists those that are running";
-    record::pick(running(run)?, wanted, "running container", hint)
+    record::pick(
+        running(run, Some(wanted))?,
+        wanted,
+        "running container",
+        hint,
+    )
 }
 
-/// Removes what dead supervisors left.
-pub fn sweep(run: &Path) -> Result<()> {
-    if !swept(run)? {
+/// Removes what dead supervisors left, as [`store::dead`] finds it.
+pub fn sweep(run: &Path, most: usize) -> Result<()> {
+    let swept = swept(run, most)?;
+    #[cfg(feature = "net")]
+    let swept = swept & crate::net::lease::tidy(run, false)?;
+    if !swept {
         sweep_later(run);
     }
     Ok(())
@@ -391,10 +420,16 @@ pub fn sweep_later(run: &Path) {
         }
         for _ in 0..200 {
             std::thread::sleep(Duration::from_millis(10));
-            if swept(run) == Ok(true) {
+            let swept = swept(run, usize::MAX) == Ok(true);
+            #[cfg(feature = "net")]
+            let swept = swept & (crate::net::lease::tidy(run, true) == Ok(true));
+            if swept {
                 break;
             }
         }
+        // Until the kernel has forgotten published ports: if this ended sooner, others would wait for it (`net/nat.rs`).
+        #[cfg(feature = "net")]
+        std::thread::sleep(Duration::from_millis(40));
         0
     };
     // By a child's child, for which a mini that runs for long has not to wait. If that cannot be, the next command does it.
@@ -405,9 +440,9 @@ pub fn sweep_later(run: &Path) {
 }
 
 /// Removes what can be removed; whether that is all.
-pub fn swept(run: &Path) -> Result<bool> {
+pub fn swept(run: &Path, most: usize) -> Result<bool> {
     let mut all = true;
-    for (path, _lock) in store::dead(run, "running")? {
+    for (path, _lock) in store::dead(run, "running", most)? {
         let record = Record::read(path);
         let gone = end(&record);
         if gone && !stays(&record) {

@@ -124,7 +124,12 @@ pub enum Step {
     PivotRoot,
     DetachOldRoot,
     Sethostname(Text),
-    LoopbackUp,
+    /// Says that this process has a network namespace of its own, with which something else can be connected now.
+    Apart,
+    /// Sends messages of rtnetlink(7), all at once, which set up the network of this process's namespace: what they do.
+    Network(&'static str),
+    /// The same with messages that come from the supervisor when it has done its part.
+    Connected(&'static str),
     /// Finds uid, gid, supplementary groups and home directory in the container's own files.
     LookupUser(&'static [u8], Option<&'static [u8]>),
     /// Gives the terminal to the user that was found.
@@ -257,7 +262,9 @@ impl Display for Step {
             Step::PivotRoot => f.write_str("pivot_root(\".\", \".\")"),
             Step::DetachOldRoot => f.write_str("umount2(\".\", MNT_DETACH)"),
             Step::Sethostname(name) => write!(f, "sethostname({})", Quoted(name)),
-            Step::LoopbackUp => f.write_str("rtnetlink(RTM_NEWLINK, \"lo\", IFF_UP)"),
+            Step::Apart => f.write_str("send({control}, \"apart\")"),
+            Step::Network(what) => write!(f, "rtnetlink({what})"),
+            Step::Connected(what) => write!(f, "recv({{control}}) = {{messages}}, rtnetlink({what})"),
             Step::LookupUser(user, group) => {
                 let user = user.escape_ascii();
                 write!(f, "read(\"/etc/passwd\", \"/etc/group\") for {user}")?;

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use linux_raw_sys::general as raw;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, mkdir, openat, rmdir};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, mkdir, openat, rmdir, unlinkat};
 use rustix::io::Errno;
 
 use container::sys;
@@ -28,6 +28,7 @@ use container::sys;
 use crate::error::{Error, Result, error, path as show, say};
 use crate::image::remove::{for_each_entry, remove_tree};
 use crate::progress::size;
+use crate::record::RECORD;
 
 const ELSEWHERE: &str = "MINI_RUN and MINI_ROOT choose other directories";
 
@@ -263,7 +264,12 @@ impl Directory {
 impl Drop for Directory {
     /// Under the lock, which is given back when the field is dropped.
     fn drop(&mut self) {
-        if !self.lent {
+        if self.lent || self.path.as_os_str().is_empty() {
+            return;
+        }
+        // Mostly there is nothing else in it.
+        let _ = unlinkat(&self.lock, RECORD, AtFlags::empty());
+        if rmdir(self.path.as_os_str().as_bytes()).is_err() {
             remove(&self.path);
         }
     }
@@ -284,18 +290,23 @@ pub fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
     openat(CWD, path.as_os_str().as_bytes(), flags, Mode::empty())
 }
 
+/// How many directories a start or an exec looks at: with hundreds of containers that took longer than all the rest. Other
+/// commands look at all.
+pub const SOME: usize = 64;
+
 /// Removes the directories below `name` in `base` whose owners are dead. What cannot be removed stays for the next time.
 pub fn sweep(base: &Path, name: &str) -> Result<()> {
     // The lock on the parent is not held: removing may take long, and nobody needs to wait for it.
-    for (path, _lock) in dead(base, name)? {
+    for (path, _lock) in dead(base, name, SOME)? {
         remove(&path);
     }
     Ok(())
 }
 
 /// The directories below `name` in `base` whose owners are dead, locked: shared, as it is when somebody looks whether the
-/// owner lives, who would else take this process for it.
-pub fn dead(base: &Path, name: &str) -> Result<Vec<(PathBuf, OwnedFd)>> {
+/// owner lives, who would else take this process for it. Of more directories than `most`, that many are looked at, beginning
+/// somewhere.
+pub fn dead(base: &Path, name: &str, most: usize) -> Result<Vec<(PathBuf, OwnedFd)>> {
     let mut dead = Vec::new();
     let Some(parent) = existing(base, name)? else {
         return Ok(dead);
@@ -303,11 +314,19 @@ pub fn dead(base: &Path, name: &str) -> Result<Vec<(PathBuf, OwnedFd)>> {
     let Ok(_guard) = lock(&parent, FlockOperation::LockExclusive) else {
         return Ok(dead);
     };
-    for name in names(&parent) {
-        let path = parent.join(&name);
-        let is_id = name.len() == 12 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if is_id
-            && let Ok(lock) = lock(&path, FlockOperation::NonBlockingLockExclusive)
+    let mut ids: Vec<[u8; 12]> = Vec::new();
+    if let Ok(directory) = open_directory(&parent) {
+        let _ = for_each_entry(directory.as_fd(), &mut |name| {
+            let id = name.to_bytes().try_into().ok();
+            ids.extend(id.filter(|id: &[u8; 12]| id.iter().all(u8::is_ascii_hexdigit)));
+            Ok(())
+        });
+    }
+    let first = sys::clock(raw::CLOCK_MONOTONIC) as usize % ids.len().max(1);
+    let looked = ids.iter().cycle().skip(first).take(ids.len().min(most));
+    for id in looked {
+        let path = parent.join(OsStr::from_bytes(id));
+        if let Ok(lock) = lock(&path, FlockOperation::NonBlockingLockExclusive)
             && rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok()
         {
             dead.push((path, lock));

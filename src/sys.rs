@@ -1,4 +1,4 @@
-//! The system calls that rustix does not wrap, and the only `unsafe` code of mini.
+//! The system calls that rustix does not wrap, and the only `unsafe` code of mini but that of its heap (`heap.rs`).
 //!
 //! Each call goes through `syscall(2)` of the C library that std links anyway (musl in releases), so one
 //! definition serves every architecture. Nothing here allocates, locks or panics: all of it may run between
@@ -6,8 +6,10 @@
 #![allow(unsafe_code)]
 
 use core::ffi::{CStr, c_char, c_int, c_long};
+use core::net::{Ipv4Addr, SocketAddrV4};
 
-use linux_raw_sys::{general as raw, loop_device, ptrace};
+use linux_raw_sys::{general as raw, loop_device, net, ptrace};
+use rustix::event::PollFd;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
@@ -216,10 +218,11 @@ pub fn has_mount_call(number: u32) -> bool {
     result == Err(Errno::INVAL)
 }
 
-/// Locks one byte of a file for as long as this open file lives: `fcntl(2)`, F_OFD_SETLK (Linux 3.15). EAGAIN if
-/// somebody else has it.
-pub fn lock_byte(file: impl AsFd, offset: u32) -> Result<()> {
-    record_lock(file, raw::F_OFD_SETLK, raw::F_WRLCK, offset)
+/// Locks one byte of a file for as long as this open file lives, alone or with `shared` together with others: `fcntl(2)`,
+/// F_OFD_SETLK (Linux 3.15). EAGAIN if somebody else has it.
+pub fn lock_byte(file: impl AsFd, shared: bool, offset: u32) -> Result<()> {
+    let kind = if shared { raw::F_RDLCK } else { raw::F_WRLCK };
+    record_lock(file, raw::F_OFD_SETLK, kind, offset)
 }
 
 /// Waits until this process can have one byte of a file to itself, or with `shared` together with others. The lock
@@ -326,22 +329,39 @@ pub fn close_range(first: u32, at_exec: bool) -> Result<()> {
     .map(drop)
 }
 
-/// Gives back the memory of this program's code and constants, which the kernel reads from the file again where they are used:
-/// `madvise(2)`, MADV_DONTNEED.
-pub fn forget_code() {
+/// Gives back memory of a process that is going to wait for long: this program's code and constants, which the kernel reads
+/// from the file again where they are used, and the stack that deeper calls have used before. madvise(2), MADV_DONTNEED.
+pub fn forget_memory() {
     // From the linker: the program's first byte, and the one behind its code.
     unsafe extern "C" {
         static __executable_start: u8;
         static etext: u8;
     }
+    const PAGE: usize = 4096;
     let (start, end) = (
         &raw const __executable_start as usize,
         &raw const etext as usize,
     );
-    let length = end.saturating_sub(start) & !0xffff;
     let advice = raw::MADV_DONTNEED as usize;
-    // SAFETY: what is mapped there is a file, read-only and thus without changes of its own.
-    let _ = unsafe { call(raw::__NR_madvise, [start, length, advice, 0, 0]) };
+    // What is mapped there is a file, read-only and thus without changes of its own. The length is rounded up.
+    // SAFETY: see above.
+    let _ = unsafe { call(raw::__NR_madvise, [start, end - start, advice, 0, 0]) };
+    // The page below the one with this function's frame may be in use by what it calls. Before the lowest page of the stack
+    // there is nothing mapped (ENOMEM, with what is mapped given back all the same).
+    const DEEPEST: usize = 32 * PAGE;
+    let here = (&raw const advice as usize & !(PAGE - 1)) - PAGE;
+    // SAFETY: no frame is below this function's, but those of the call itself, for which there is a page or more.
+    let _ = unsafe { call(raw::__NR_madvise, [here - DEEPEST, DEEPEST, advice, 0, 0]) };
+}
+
+/// `poll(2)` without a time limit, by a process that is going to wait for long: all that runs between the memory's being
+/// given back and the wait is this file's, so that little of the code comes back at once.
+#[inline(never)]
+pub fn forget_memory_and_poll(fds: &mut [PollFd<'_>]) -> Result<()> {
+    forget_memory();
+    let (at, length) = (fds.as_mut_ptr() as usize, fds.len());
+    // SAFETY: PollFd is a struct pollfd; the kernel writes nothing but `revents` of these. No time limit, no mask of signals.
+    unsafe { call(raw::__NR_ppoll, [at, length, 0, 0, 0]) }.map(drop)
 }
 
 /// Closes one descriptor by number, for kernels without [`close_range`].
@@ -505,6 +525,118 @@ pub fn limit(pid: i32, resource: u32, limit: Option<(u64, u64)>) -> Result<(u64,
     let arguments = [pid as usize, resource as usize, new, pointer, 0];
     // SAFETY: both have the layout of struct rlimit64 and outlive the call; `new` may be null.
     unsafe { call(raw::__NR_prlimit64, arguments) }.map(|_| (old[0], old[1]))
+}
+
+/// Has a socket say to which address a datagram was sent: `ip(7)`, IP_PKTINFO.
+pub fn want_packet_info(socket: impl AsFd) -> Result<()> {
+    let (socket, on) = (socket.as_fd().as_raw_fd() as usize, 1i32);
+    let (level, name) = (net::SOL_IP as usize, net::IP_PKTINFO as usize);
+    let arguments = [
+        socket,
+        level,
+        name,
+        &raw const on as usize,
+        size_of_val(&on),
+    ];
+    // SAFETY: `on` is the number that this option takes, and outlives the call.
+    unsafe { call(raw::__NR_setsockopt, arguments) }.map(drop)
+}
+
+/// Reads an option of the level of IP into `value`, which also says what is asked for: `getsockopt(2)`.
+pub fn socket_option(socket: impl AsFd, name: u32, value: &mut [u8]) -> Result<()> {
+    let (socket, level) = (socket.as_fd().as_raw_fd() as usize, net::SOL_IP as usize);
+    let mut length = value.len() as u32;
+    let (value, length) = (value.as_mut_ptr() as usize, &raw mut length as usize);
+    let arguments = [socket, level, name as usize, value, length];
+    // SAFETY: the kernel writes no more than `length` bytes to `value`, and both outlive the call.
+    unsafe { call(raw::__NR_getsockopt, arguments) }.map(drop)
+}
+
+/// The ancillary data with the addresses of a datagram: struct cmsghdr and struct in_pktinfo.
+#[repr(C)]
+struct PacketInfo {
+    header: net::cmsghdr,
+    information: net::in_pktinfo,
+}
+
+/// Takes a datagram from a socket as above: its length, who it is from, and the address of this machine to answer from:
+/// `recvmsg(2)`.
+pub fn receive_datagram(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+) -> Result<(usize, SocketAddrV4, Ipv4Addr)> {
+    let none = (
+        SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
+        Ipv4Addr::UNSPECIFIED,
+    );
+    let mut parts = [buffer.as_mut_ptr() as usize, buffer.len()];
+    let number = raw::__NR_recvmsg;
+    // SAFETY: `parts` describes the buffer, which is ours to write to.
+    let (length, peer, local) = unsafe { message(number, socket, &mut parts, none) }?;
+    Ok((length, peer, local))
+}
+
+/// Sends a datagram from this address of the machine's: `sendmsg(2)`.
+pub fn send_datagram(
+    socket: impl AsFd,
+    bytes: &[u8],
+    peer: SocketAddrV4,
+    local: Ipv4Addr,
+) -> Result<()> {
+    let mut parts = [bytes.as_ptr() as usize, bytes.len()];
+    let number = raw::__NR_sendmsg;
+    // SAFETY: `parts` describes `bytes`, from which this call only reads.
+    unsafe { message(number, socket, &mut parts, (peer, local)) }.map(drop)
+}
+
+/// Either of the two; returns the addresses as they are afterwards.
+///
+/// # Safety
+/// `parts` is the address and the length of a buffer that the call may use.
+unsafe fn message(
+    number: u32,
+    socket: impl AsFd,
+    parts: &mut [usize; 2],
+    (peer, local): (SocketAddrV4, Ipv4Addr),
+) -> Result<(usize, SocketAddrV4, Ipv4Addr)> {
+    let address = |address: Ipv4Addr| net::in_addr {
+        s_addr: u32::from(address).to_be(),
+    };
+    let mut name = net::sockaddr_in {
+        sin_family: net::AF_INET as _,
+        sin_port: peer.port().to_be(),
+        sin_addr: address(*peer.ip()),
+        __pad: [0; 8],
+    };
+    let mut control = PacketInfo {
+        header: net::cmsghdr {
+            cmsg_len: size_of::<net::cmsghdr>() + size_of::<net::in_pktinfo>(),
+            cmsg_level: net::SOL_IP as _,
+            cmsg_type: net::IP_PKTINFO as _,
+        },
+        information: net::in_pktinfo {
+            ipi_ifindex: 0,
+            ipi_spec_dst: address(local),
+            ipi_addr: address(Ipv4Addr::UNSPECIFIED),
+        },
+    };
+    let header = net::msghdr {
+        msg_name: (&raw mut name).cast(),
+        msg_namelen: size_of_val(&name) as _,
+        msg_iov: parts.as_mut_ptr().cast(),
+        msg_iovlen: 1,
+        msg_control: (&raw mut control).cast(),
+        msg_controllen: size_of_val(&control),
+        msg_flags: 0,
+    };
+    let socket = socket.as_fd().as_raw_fd() as usize;
+    let flags = net::MSG_DONTWAIT | net::MSG_NOSIGNAL;
+    let arguments = [socket, &raw const header as usize, flags as usize, 0, 0];
+    // SAFETY: all that `header` points to outlives the call and is as long as it says; the caller vouches for the buffer.
+    let length = unsafe { call(number, arguments) }?;
+    let address = |address: net::in_addr| Ipv4Addr::from(u32::from_be(address.s_addr));
+    let peer = SocketAddrV4::new(address(name.sin_addr), u16::from_be(name.sin_port));
+    Ok((length, peer, address(control.information.ipi_spec_dst)))
 }
 
 /// One instruction of classic BPF, laid out as the kernel's struct sock_filter (linux/filter.h).

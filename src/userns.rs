@@ -131,25 +131,48 @@ const RANGES: u32 = (0x7ffe_0000 - FIRST) / RANGE;
 /// container's, says where to begin the search.
 ///
 /// Range n is byte n of one empty file, locked: that the owner lives is a fact then, and there is nothing to clean up.
-/// The file is in one place whatever MINI_RUN says, or two containers could not see each other.
+/// The file is in one place whatever MINI_RUN says, or two containers could not see each other. Whoever could lock it alone
+/// goes on having it together with others ([`share`]), which keeps strangers away as well.
 pub fn claim(directory: &Path, id: &str) -> Result<(u32, OwnedFd)> {
-    make_private(directory)?;
-    let name = directory.join("ids");
-    let name = name.as_os_str().as_bytes();
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(CWD, name, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|errno| Error::sys("open", name, errno))?;
+    let file = ranges(directory)?;
     let start = u32::from_str_radix(&id[..id.len().min(7)], 16).unwrap_or(0);
     for attempt in 0..RANGES {
         let range = (start % RANGES + attempt) % RANGES;
-        match sys::lock_byte(&file, range) {
+        let locked =
+            sys::lock_byte(&file, false, range).and_then(|()| sys::lock_byte(&file, true, range));
+        match locked {
             Ok(()) => return Ok((FIRST + range * RANGE, file)),
             Err(Errno::AGAIN | Errno::ACCESS) => {}
-            Err(errno) => return Err(Error::sys("fcntl(F_OFD_SETLK)", name, errno)),
+            Err(errno) => return Err(unlocked(directory, errno)),
         }
     }
     let error = error!("all {RANGES} ranges of ids are in use");
     Err(error.hint("--userns host does without one"))
+}
+
+/// Keeps the range that begins with the id `base` from being given away also when its owner has ended, for as long as the
+/// returned file is open. The owner has to live still when this has been done.
+#[cfg(feature = "life")]
+pub fn share(directory: &Path, base: u32) -> Result<OwnedFd> {
+    let file = ranges(directory)?;
+    sys::lock_byte(&file, true, base.wrapping_sub(FIRST) / RANGE)
+        .map_err(|errno| unlocked(directory, errno))?;
+    Ok(file)
+}
+
+fn unlocked(directory: &Path, errno: Errno) -> Error {
+    let name = directory.join("ids");
+    Error::sys("fcntl(F_OFD_SETLK)", name.as_os_str().as_bytes(), errno)
+}
+
+/// The file in which ranges of ids are locked.
+fn ranges(directory: &Path) -> Result<OwnedFd> {
+    make_private(directory)?;
+    let name = directory.join("ids");
+    let name = name.as_os_str().as_bytes();
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(CWD, name, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|errno| Error::sys("open", name, errno))
 }
 
 /// Writes both maps of a process in a new user namespace: ids from 0 on are those from `base` on, `count` of them.

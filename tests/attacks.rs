@@ -1962,3 +1962,36 @@ fn a_foreign_directory_is_not_swept() {
     run.env("MINI_RUN", bench.text("theirs")).output().ok();
     assert!(!fs::exists(left).unwrap());
 }
+
+/// Somebody who can write to the directory that a container has as its root exchanges /proc there while it is set up: what
+/// is masked is masked all the same, wherever that ends up (the races of CVE-2019-19921 and CVE-2025-31133).
+#[test]
+fn proc_is_masked_wherever_its_directory_goes() {
+    let Some(bench) = Bench::new("proc-race") else {
+        return;
+    };
+    let image = bench.busybox_directory();
+    fs::create_dir_all(format!("{image}/other")).unwrap();
+    let (one, two) = (format!("{image}/proc"), format!("{image}/other"));
+    let mut swapper = bench
+        .program(guest())
+        .args(&["swap", &one, &two, "6000"])
+        .start();
+    swapper.until("swapping");
+    // The caller's keys, in a file that everybody may read.
+    let script = "for at in /proc /other; do [ -e $at/version ] && echo mounted; cat $at/keys && echo seen; done";
+    let (mut mounted, mut refused) = (0, 0);
+    for _ in 0..60 {
+        let run = bench.mini(&["run", "--rw", &image, "--", "/bin/sh", "-c", script]);
+        let output = run.limit(20).output();
+        assert!(!output.stdout.contains("seen"), "{output:?}");
+        match output.status {
+            125 => refused += 1,
+            _ => mounted += usize::from(output.stdout.contains("mounted")),
+        }
+    }
+    swapper.kill(15);
+    swapper.wait();
+    // Both have to happen, or it was no race.
+    assert!(mounted > 0 && refused > 0, "{mounted} {refused}");
+}

@@ -384,9 +384,10 @@ fn stop_ends_the_restarting() {
     assert_eq!(status(&bench, &id), "exited (1)");
     // So does mini kill; nothing else is to be done to what does not run just now.
     let id = detach(&bench, &["--restart", "always"], "exit 1");
-    assert!(eventually(|| status(&bench, &id) == "restarting"
-        && recorded(&bench, &id, "restarts")
-            .is_some_and(|count| count.parse::<u32>().unwrap() > 3)));
+    // In this order: else the next run may have begun in between.
+    assert!(eventually(|| recorded(&bench, &id, "restarts")
+        .is_some_and(|count| count.parse::<u32>().unwrap() > 3)
+        && status(&bench, &id) == "restarting"));
     let line = bench.mini(&["exec", &id, "true"]).output().one_line(125);
     assert!(line.contains("it is being restarted"), "{line}");
     ok(&bench, &["kill", &id]);
@@ -431,4 +432,108 @@ fn whoever_is_killed_of_a_container_that_restarts() {
     assert!(eventually(|| bench.processes().is_empty()));
     ok(&bench, &["rm", &id]);
     bench.assert_nothing_left_but(&[]);
+}
+
+/// What `/proc/PID/smaps_rollup` says: a process's memory in KB, of what it shares with others its part.
+#[track_caller]
+fn pss(pid: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let number = line.unwrap().trim().trim_end_matches(" kB");
+    number.parse().unwrap()
+}
+
+#[test]
+fn the_supervisor_and_init_take_300_kb_at_most() {
+    let Some(bench) = bench("pss") else {
+        return;
+    };
+    let id = detach(&bench, &[], "sleep 1000");
+    let both = ["supervisor", "pid"].map(|key| recorded(&bench, &id, key).unwrap());
+    let sum = || both.iter().map(|pid| pss(pid)).sum::<u64>();
+    // Init has started the command, and then gives back what it does not need.
+    assert!(eventually(|| sum() <= 300), "{} KB", sum());
+    println!("supervisor and init: {} KB", sum());
+    ok(&bench, &["rm", "-f", &id]);
+
+    // In the foreground when nothing has happened for a second.
+    let running = bench
+        .mini(&["run", bench.busybox(), "--", "sleep", "1000"])
+        .start();
+    let id = || {
+        let listed = bench.mini(&["ps", "-q"]).output().ok();
+        (!listed.is_empty()).then(|| listed.trim().to_owned())
+    };
+    assert!(eventually(|| id().is_some()));
+    let id = id().unwrap();
+    assert!(eventually(|| recorded(&bench, &id, "pid").is_some()));
+    let both = ["supervisor", "pid"].map(|key| recorded(&bench, &id, key).unwrap());
+    let sum = || both.iter().map(|pid| pss(pid)).sum::<u64>();
+    assert!(eventually(|| sum() <= 300), "{} KB", sum());
+    println!("in the foreground: {} KB", sum());
+    running.kill(15);
+    running.wait().expect(143);
+}
+
+/// Where there is no file that could be read again, one is made of it.
+#[test]
+fn what_comes_from_standard_input_can_be_started_again() {
+    let Some(bench) = bench("restart-stdin") else {
+        return;
+    };
+    let archive = fs::read(bench.busybox()).unwrap();
+    for store in ["auto", "unpack", "tmpfs"] {
+        let options = ["--store", store, "--restart", "on-failure:1"];
+        let words = [
+            &["run"],
+            &options[..],
+            &["-", "--", "sh", "-c", "echo run; exit 6"],
+        ]
+        .concat();
+        let output = bench.mini(&words).input(archive.clone()).output();
+        let output = output.expect(6);
+        assert_eq!(output.stdout, "run\nrun\n", "{store}: {}", output.stderr);
+        let words = [&["run", "-d"], &words[1..]].concat();
+        let line = bench.mini(&words).input(archive.clone()).output().ok();
+        let id = line.trim();
+        assert_eq!(ok(&bench, &["wait", id]), "6\n");
+        assert_eq!(ok(&bench, &["logs", id]), "run\nrun\n");
+        ok(&bench, &["rm", id]);
+    }
+    bench.assert_nothing_left_but(&[]);
+}
+
+/// The run directory is gone then, and with it all that is known of what was in the background but its changes.
+#[test]
+fn prune_removes_the_changes_of_what_ended_with_the_machine() {
+    let Some(mut bench) = bench("reboot") else {
+        return;
+    };
+    bench.keeps = true;
+    let ended = detach(&bench, &[], "echo x > /file; exit 3");
+    ok(&bench, &["wait", &ended]);
+    let kept = bench.shell(&["--keep"], "echo y > /file").expect(0);
+    // Where its name is.
+    assert!(kept.stderr.contains("kept"), "{}", kept.stderr);
+    fs::remove_dir_all(bench.path("run")).unwrap();
+    let running = detach(&bench, &[], "echo z > /file; sleep 1000");
+    assert_eq!(ok(&bench, &["ps", "-aq"]), format!("{running}\n"));
+    let there = || fs::read_dir(bench.path("store/kept")).unwrap().count();
+    assert_eq!(there(), 3);
+    let would = ok(&bench, &["prune", "--dry-run"]);
+    let place = format!(
+        "would remove \"{}\" ",
+        bench.path("store/kept").join(&ended).display()
+    );
+    assert!(would.contains(&place), "{would}");
+    assert_eq!(there(), 3);
+    let did = ok(&bench, &["prune"]);
+    assert!(
+        did.contains(&place["would ".len()..].replace("remove", "removed")),
+        "{did}"
+    );
+    assert_eq!(there(), 2);
+    assert!(bench.path("store/kept").join(&running).exists());
+    ok(&bench, &["rm", "-f", &running]);
+    assert_eq!(there(), 1);
 }

@@ -758,11 +758,11 @@ fn a_container_that_is_being_set_up_is_not_joined() {
             "-o",
             "/dev/null",
             "-e",
-            "trace=mount,pivot_root,umount2,execve",
+            "trace=mount,pivot_root,umount2,execve,pwrite64",
         ];
         let slow = [
             "-e",
-            "inject=mount,pivot_root,umount2,execve:delay_exit=15000",
+            "inject=mount,pivot_root,umount2,execve,pwrite64:delay_exit=15000",
         ];
         let run = bench.program("strace").args(&strace).args(&slow);
         let run = run.args(&[mini().to_str().unwrap(), "run", "--name", "box"]);

@@ -614,3 +614,34 @@ fn propagation_leads_neither_way() {
         assert_eq!(output.stderr, said, "{options:?}");
     }
 }
+
+/// What the container needs of its own is found without passing the directories above.
+#[test]
+fn the_run_directory_may_lie_below_one_of_somebody_elses() {
+    let Some(bench) = Bench::new("below") else {
+        return;
+    };
+    let home = bench.dir("home");
+    chown(&home, Some(1000), Some(1000)).unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+    let run = bench.mini(&["run", bench.busybox(), "--", "echo", "here"]);
+    let output = run.env("MINI_RUN", bench.text("home/run")).output();
+    assert_eq!(output.ok(), "here\n");
+}
+
+/// A directory that was made ready for chroot(8), with /proc and /sys mounted in it, as --rw: mini mounts its own over them.
+#[test]
+fn a_prepared_directory_may_be_the_root() {
+    let Some(bench) = Bench::new("prepared") else {
+        return;
+    };
+    let image = bench.busybox_directory();
+    for options in ["", "--net host", "--pid host"] {
+        let script = format!(
+            "mkdir -p {image}/proc {image}/sys; mount -t proc p {image}/proc; mount -t sysfs s {image}/sys; \
+             $MINI run --rw {options} {image} -- echo there"
+        );
+        let output = bench.private_shell(&script).output();
+        assert_eq!(output.ok(), "there\n", "{options}");
+    }
+}

@@ -114,7 +114,7 @@ fn has_freezer() -> bool {
 #[test]
 fn ps_shows_the_containers_that_run() {
     let Some(bench) = bench("ps") else { return };
-    let heads = "ID  NAME  IMAGE  COMMAND  STATUS  UP\n";
+    let heads = "ID  NAME  IMAGE  COMMAND  STATUS  UP  PORTS\n";
     assert_eq!(ps(&bench, &[]), heads);
     assert_eq!(ps(&bench, &["-q"]), "");
     assert_eq!(ps(&bench, &["--json"]), "[]\n");
@@ -143,7 +143,7 @@ fn ps_shows_the_containers_that_run() {
     let json = ps(&bench, &["--json", "--filter", "name=web"]);
     let expected = format!(
         "[{{\"id\":\"{web_id}\",\"name\":\"web\",\"image\":\"{}\",\"command\":[\"sh\",\"-c\",\"{POLITE}\"],\
-         \"status\":\"running\",\"created\":{},\"pid\":{},\"labels\":[\"role=web\",\"tier\",\"a=b=c\"]}}]\n",
+         \"status\":\"running\",\"created\":{},\"pid\":{},\"labels\":[\"role=web\",\"tier\",\"a=b=c\"],\"ports\":[]}}]\n",
         bench.busybox(),
         recorded(&bench, &web_id, "created"),
         recorded(&bench, &web_id, "pid")
@@ -586,6 +586,59 @@ fn kill_sends_the_command_a_signal() {
     }
 }
 
+/// The letter of a process's state; empty if there is none.
+fn state_of(pid: &str) -> String {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let (_, fields) = stat.rsplit_once(") ").unwrap_or_default();
+    fields.chars().take(1).collect()
+}
+
+/// SIGSTOP is for the command: init, which could not catch it, goes on reaping and passing signals on. What has been stopped
+/// can still be ended.
+#[test]
+fn kill_with_sigstop_stops_the_command() {
+    let Some(bench) = bench("sigstop") else {
+        return;
+    };
+    let volume = format!("{}:/guest:ro", support::guest());
+    for (options, init) in [
+        (&[][..], true),
+        (&["-t"], true),
+        (&["--no-init"], false),
+        (&["--pid", "host"], true),
+        (&["--restart", "always"], true),
+    ] {
+        let options = [&["--name", "x", "-v", &volume][..], options].concat();
+        let mut running = bench.run(&options, &["/guest", "counter"]).start();
+        running.until("3");
+        let first = recorded(&bench, &id(&bench, "name=x"), "pid");
+        let command = match init {
+            false => first.clone(),
+            true => {
+                let file = format!("/proc/{first}/task/{first}/children");
+                fs::read_to_string(file).unwrap().trim().to_owned()
+            }
+        };
+        for _ in 0..2 {
+            bench.mini(&["kill", "-s", "STOP", "x"]).output().ok();
+            assert!(eventually(|| state_of(&command) == "T"), "{options:?}");
+            bench.mini(&["kill", "-s", "CONT", "x"]).output().ok();
+            assert!(eventually(|| state_of(&command) != "T"), "{options:?}");
+        }
+        bench.mini(&["kill", "-s", "STOP", "x"]).output().ok();
+        let begun = Instant::now();
+        // A first process has no default action but for SIGKILL.
+        let stop: &[&str] = if init {
+            &["stop"]
+        } else {
+            &["stop", "-t", "1"]
+        };
+        bench.mini(stop).args(&["x"]).output().ok();
+        assert!(begun.elapsed() < Duration::from_secs(8), "{options:?}");
+        running.wait().expect(if init { 143 } else { 137 });
+    }
+}
+
 #[test]
 fn kill_without_a_signal_ends_all_of_it() {
     let Some(bench) = bench("killall") else {
@@ -686,6 +739,79 @@ fn stop_kills_what_does_not_end_in_time() {
         let line = output.one_line(125);
         assert!(line.starts_with(&format!("--time {time:?}: ")), "{line}");
     }
+}
+
+/// A container that is just being started again has no first process that could be killed: stop and kill wait for it.
+#[test]
+fn what_is_about_to_be_started_again_is_killed_then() {
+    let Some(bench) = bench("restart-window") else {
+        return;
+    };
+    for command in [&["stop", "-t", "0", "x"][..], &["kill", "x"]] {
+        let script = "trap '' TERM; (trap '' TERM; echo ready; exec sleep 1000) & wait";
+        let mut supervisor = bench.program("sh").args(&["-c", script]).start();
+        supervisor.until("ready");
+        let pid = supervisor.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let first = children.trim().to_owned();
+        let keeper = bench.program("sleep").args(&["1000"]).start();
+        let record = format!(
+            "mini container 1\nname x\ndetached yes\ncreated 1\nkeeper {}\nrestarts 1\nsupervisor {pid}\n",
+            keeper.pid()
+        );
+        let id = "0123456789ab";
+        let lock = plant(&bench, id, &record);
+        let mut ending = bench.mini(command).start();
+        assert!(keeper.wait().status == -15);
+        assert_alive(&mut ending);
+        // Now it has one.
+        bench.file(
+            &format!("run/running/{id}/record"),
+            format!("{record}pid {first}\n"),
+        );
+        assert!(
+            eventually(|| ["", "Z"].contains(&&*state_of(&first))),
+            "{command:?}"
+        );
+        drop(lock);
+        ending.wait().expect(0);
+        supervisor.kill(KILL);
+        supervisor.wait();
+        fs::remove_dir_all(bench.path("run")).unwrap();
+    }
+}
+
+/// Another command that looks whether its supervisor is dead has its lock for a moment.
+#[test]
+fn what_has_ended_does_not_run_because_somebody_looks() {
+    let Some(bench) = bench("sweeping") else {
+        return;
+    };
+    if !have_program("strace") {
+        return;
+    }
+    bench
+        .run(&["-d", "--name", "x"], &["true"])
+        .output()
+        .expect(0);
+    bench.mini(&["wait", "x"]).output().ok();
+    assert!(eventually(|| bench.processes().is_empty()));
+    let mini = mini();
+    let mini = mini.to_str().unwrap();
+    let delayed = |flock: &str, time: &str, words: &[&str]| {
+        let delay = format!("inject=flock:delay_enter={time}:when={flock}");
+        let run = bench
+            .program("strace")
+            .args(&["-qqq", "-o", "/dev/null", "-e", &delay, mini]);
+        run.args(words).start()
+    };
+    // Its sixth lock is the one by which rm asks; the other command's third gives back the one that it should not see.
+    let removing = delayed("6", "400000", &["rm", "x"]);
+    thread::sleep(Duration::from_millis(150));
+    let looking = delayed("3", "700000", &["ps"]);
+    removing.wait().ok();
+    looking.wait().ok();
+    assert_eq!(ps(&bench, &["-aq"]), "");
 }
 
 #[test]

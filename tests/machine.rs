@@ -332,6 +332,117 @@ fn everywhere(machine: &mut Machine) {
     }
 }
 
+/// Containers in the background, and the commands about them, where version 2 alone has the controllers.
+fn life(machine: &mut Machine) {
+    // The core has none of these commands.
+    if is_core() {
+        return;
+    }
+    let web = "trap 'exit 5' TERM; echo out; echo err >&2; while :; do sleep 0.1; done";
+    machine.says(
+        &format!(
+            "id=$(mini run -d --name web --pids-limit 50 busybox.tar -- sh -c \"{web}\")
+             [ \"$(mini ps -q)\" = $id ] && mini ps --filter status=running | awk 'NR == 2 {{ print $2, $4 }}'"
+        ),
+        "web sh\n",
+    );
+    machine.check("mini exec web sh -c 'hostname; exit 7'", |output| {
+        assert_eq!(output.expect(7).stdout, "web\n");
+    });
+    machine.says("echo typed | mini exec -i web cat", "typed\n");
+    machine.says("mini exec -t web tty", "/dev/pts/0\n");
+    // It is counted with the container.
+    machine.says(
+        "mini exec web cat /proc/self/cgroup; mini exec web cat /sys/fs/cgroup/pids.max",
+        "0::/\n50\n",
+    );
+    machine.says(
+        "mini exec -d web sleep 1000
+         for pid in $(cat /sys/fs/cgroup/mini-*/cgroup.procs); do
+             cat /proc/$pid/cmdline 2> /dev/null | tr '\\0' ' '; echo
+         done | grep -c '^sleep 1000'; mini exec web ps -o args | grep -c '^sleep 1000'",
+        "1\n1\n",
+    );
+    machine.check("mini logs web", |output| {
+        assert_eq!(output.stderr, "err\n");
+        assert_eq!(output.expect(0).stdout, "out\n");
+    });
+    machine.says(
+        "mini pause web; mini ps -q --filter status=paused | wc -l; mini unpause web
+         mini ps -q --filter status=running | wc -l",
+        "1\n1\n",
+    );
+    machine.says(
+        "mini logs -f web > /tmp/said 2> /dev/null & mini stop web; wait
+         mini wait web; cat /tmp/said; mini ps -q; mini ps -aq --filter status=exited | wc -l",
+        "5\nout\n1\n",
+    );
+    machine.fails("mini exec web true", 125, "no running container");
+    // Two in the same namespaces, one of which goes on without the other.
+    machine.says(
+        "mini run -d --rm --name first busybox.tar -- sh -c 'echo one > /dev/shm/x; httpd -h /etc; exec sleep 1000' > /dev/null
+         until mini exec first test -e /dev/shm/x; do sleep 0.1; done
+         all='--pid container:first --net container:first --ipc container:first'
+         mini run $all busybox.tar -- sh -c 'cat /dev/shm/x; wget -qO- 127.0.0.1/hostname; ps | grep -c \"[s]leep 1000\"
+             touch /new; stat -c %u / /bin /new | sort -u; cat /proc/self/cgroup; cat /proc/self/uid_map' > /tmp/said
+         mini exec first cat /proc/self/uid_map >> /tmp/said; sed \\$d /tmp/said | head -n 5; tail -n 2 /tmp/said | sort -u | wc -l
+         mini run -d --rm --name second --net container:first busybox.tar -- sleep 1000 > /dev/null
+         mini rm -f first; mini exec second sh -c 'ip link show lo | grep -c LOWER_UP'; mini rm -f second",
+        "one\nfirst\n1\n0\n0::/\n1\n1\n",
+    );
+    // Whose supervisor is killed does not run.
+    machine.says(
+        "id=$(mini run -d busybox.tar -- sleep 1000)
+         kill -KILL $(sed -n 's/^supervisor //p' /run/mini/running/$id/record)
+         while mini ps -q | grep .; do sleep 0.1; done > /dev/null
+         mini ps -a | grep -c dead; mini rm $id",
+        "1\n",
+    );
+    machine.says(
+        "mini run -d --restart on-failure:1 --name again busybox.tar -- sh -c 'echo run; exit 6' > /dev/null
+         mini wait again; mini logs again; mini rm -f again",
+        "6\nrun\nrun\n",
+    );
+    machine.says(
+        "mini prune > /dev/null; mini ps -aq; rmdir /var/lib/mini/kept 2> /dev/null; :",
+        "",
+    );
+}
+
+/// Bridges, names and published ports, by the kernel's modules.
+fn network(machine: &mut Machine) {
+    // The core has no bridges.
+    if is_core() {
+        return;
+    }
+    let web = "mkdir /w; echo it works > /w/index.html; exec httpd -f -h /w";
+    machine.says(
+        &format!(
+            "ifconfig lo up; mini run -d --name web -p 8080:80 busybox.tar -- sh -c '{web}' > /dev/null
+             until wget -qO- http://127.0.0.1:8080/ 2> /dev/null; do sleep 0.1; done; mini ps | grep -o '0.0.0.0:8080->80/tcp'"
+        ),
+        "it works\n0.0.0.0:8080->80/tcp\n",
+    );
+    machine.says(
+        "mini run --net bridge busybox.tar -- wget -qO- http://web/",
+        "it works\n",
+    );
+    // From another bridge there is only the way by the published port, which is translated: the address stays.
+    let other = "mini run --net bridge:two --ip 10.177.1.9 busybox.tar --";
+    machine.says(
+        &format!(
+            "{other} timeout 30 wget -qO- http://10.177.1.1:8080/
+             {other} timeout 3 wget -qO- http://10.177.0.2/ > /dev/null 2>&1 || echo apart"
+        ),
+        "it works\napart\n",
+    );
+    machine.says(
+        "mini rm -f web; mini ps -aq; timeout 20 sh -c 'while [ \"$(ls /run/mini/net)\" ]; do sleep 0.1; done'
+         ls /sys/class/net | grep mini; cat /proc/sys/net/ipv4/ip_forward; rmdir /run/mini/net; rmdir /var/lib/mini/kept 2> /dev/null; :",
+        "0\n",
+    );
+}
+
 /// Nothing is left of any container but the directories that stay for the next one, and no file system or loop device is
 /// in use.
 fn nothing_left(machine: &mut Machine) {
@@ -442,6 +553,8 @@ fn linux_6_1() {
     };
     machine.prepare();
     everywhere(&mut machine);
+    life(&mut machine);
+    network(&mut machine);
     machine.traces("mini run --trace busybox.tar -- true", "supervisor unpack(");
     if INDEX {
         images(&mut machine);
@@ -506,6 +619,8 @@ fn in_an_initramfs(series: &str, architecture: &str) {
     };
     machine.prepare();
     everywhere(&mut machine);
+    life(&mut machine);
+    network(&mut machine);
     nothing_left(&mut machine);
     machine.boot();
 }

@@ -598,7 +598,7 @@ fn where_user_namespaces_are_refused_the_way_out_is_named() {
         let inject = format!("clone3,clone:error={error}:when=1");
         injected(&bench, false, &inject, &run)
     };
-    let call = "clone3(CLONE_NEWUSER|CLONE_NEWPID|CLONE_NEWNET|CLONE_NEWIPC|CLONE_NEWUTS, SIGCHLD)";
+    let call = "clone3(CLONE_NEWUSER|CLONE_NEWPID|CLONE_NEWIPC|CLONE_NEWUTS, SIGCHLD)";
     for (error, said) in [
         (
             "EPERM",

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use support::{Bench, Run, guest, have_program, mini};
+use support::{Bench, Run, guest, have_program, is_core, mini};
 
 /// Options that between them bring every kind of step; images bring the rest.
 fn option_sets(bench: &Bench) -> Vec<Vec<String>> {
@@ -352,7 +352,8 @@ fn new_call(name: &str, arguments: &[&str]) -> Call {
 
 /// The calls that matter: everything that mounts, makes or enters namespaces, changes root, ids, capabilities, filters,
 /// and what mini writes to files of the kernel's or of its own.
-const WATCHED: [&str; 50] = [
+const WATCHED: [&str; 51] = [
+    "sendto",
     "mount",
     "umount2",
     "umount",
@@ -581,6 +582,11 @@ fn call(text: &str, id: &str, descriptors: &Descriptors) -> Option<Call> {
             watched = vec![get(1), file.cloned().unwrap_or_default()];
         }
         "ioctl" => return None,
+        // Of netlink's messages those about interfaces, addresses and routes, by their types; nothing else is sent.
+        "sendto" => match messages_seen(rest) {
+            types if types.is_empty() => return None,
+            types => watched = vec![types],
+        },
         "unshare" => watched = vec![flags(&get(0))],
         "sethostname" => watched.truncate(1),
         // What has just been made has no more than a number; a process is made with the namespaces' flags only.
@@ -681,6 +687,45 @@ fn call(text: &str, id: &str, descriptors: &Descriptors) -> Option<Call> {
     })
 }
 
+/// The types of rtnetlink(7) messages that a text names.
+fn message_types(text: &str) -> String {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let types: Vec<&str> = words.filter(|word| word.starts_with("RTM_")).collect();
+    types.join(" ")
+}
+
+/// The same of a batch as strace shows it: as numbers, until it has found out what the socket is.
+fn messages_seen(text: &str) -> String {
+    const NUMBERS: [(&str, &str); 11] = [
+        ("0x10", "RTM_NEWLINK"),
+        ("0x12", "RTM_GETLINK"),
+        ("0x14", "RTM_NEWADDR"),
+        ("0x18", "RTM_NEWROUTE"),
+        ("0x1a", "RTM_GETROUTE"),
+        ("0xa00", "NFT_MSG_NEWTABLE"),
+        ("0xa03", "NFT_MSG_NEWCHAIN"),
+        ("0xa04", "NFT_MSG_GETCHAIN"),
+        ("0xa06", "NFT_MSG_NEWRULE"),
+        ("0xa09", "NFT_MSG_NEWSET"),
+        ("0xa0c", "NFT_MSG_NEWSETELEM"),
+    ];
+    let name = |part: &str| {
+        let word = part.split([' ', ',']).next().unwrap_or_default();
+        let word = word.rsplit('|').next().unwrap_or_default();
+        let known = NUMBERS
+            .iter()
+            .find(|(number, name)| [*number, *name].contains(&word));
+        known.map(|(_, name)| *name)
+    };
+    let mut types: Vec<&str> = text.split("nlmsg_type=").skip(1).filter_map(name).collect();
+    if types.iter().any(|name| name.starts_with("NFT_")) {
+        // Those that begin a transaction have the number of an RTM_NEWLINK.
+        types.retain(|name| name.starts_with("NFT_"));
+        types.dedup();
+    }
+    types.join(" ")
+}
+
 fn clone_flags(text: &str) -> String {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     words
@@ -698,6 +743,8 @@ struct Process {
     descriptors: Descriptors,
     /// The descriptors that it has opened in order to write.
     writable: BTreeSet<String>,
+    /// Both as they were when it made another process.
+    passed_on: (Descriptors, BTreeSet<String>),
     /// A call that had not returned when the next line was written.
     unfinished: String,
     calls: Vec<Call>,
@@ -728,8 +775,13 @@ impl Process {
         }
         if name == "write" || name == "pwrite64" {
             // The record is completed when the container is told to go on, and when it has ended.
-            let completed = given[1].starts_with("\"pid ") || given[1].starts_with("\"status ");
+            let keys = ["pid ", "status ", "bridge "].map(|key| format!("\"{key}"));
+            let completed = keys.iter().any(|key| given[1].starts_with(key));
             if !self.writable.contains(&given[0]) || completed {
+                return true;
+            }
+            // Who is on a bridge, and all that is written down about it.
+            if self.descriptors[&given[0]].contains("/run/net/") {
                 return true;
             }
             let path = match self.descriptors[&given[0]].as_str() {
@@ -789,18 +841,23 @@ fn seen(log: &str, id: &str) -> [Vec<Call>; 3] {
         let text = text.trim_start();
         let index = processes.iter().position(|process| process.pid == pid);
         let index = index.unwrap_or_else(|| {
-            // A process begins with what the one before it has open.
+            // A process begins with what the one before it had open.
             let above = processes.last().cloned().unwrap_or_default();
+            let (descriptors, writable) = above.passed_on;
             processes.push(Process {
                 pid: pid.into(),
-                calls: Vec::new(),
-                unfinished: String::new(),
-                ..above
+                descriptors,
+                writable,
+                executed: above.executed,
+                ..Process::default()
             });
             processes.len() - 1
         });
         let process = &mut processes[index];
         let mut text = text.to_owned();
+        if text.starts_with("clone") || text.starts_with("fork(") || text.starts_with("vfork(") {
+            process.passed_on = (process.descriptors.clone(), process.writable.clone());
+        }
         if let Some((_, rest)) = text.split_once(" resumed>") {
             let begun = std::mem::take(&mut process.unfinished);
             text = begun + rest;
@@ -884,9 +941,50 @@ fn expected(step: &str, id: &str, user: &str) -> Vec<Planned> {
         }
         return calls;
     }
+    if step.starts_with("rtnetlink(") && step.contains("= {bridge}") {
+        // It is found; if not it is made: where there is no route, and looked at once more.
+        let make = ["RTM_GETROUTE", "RTM_GETLINK", "RTM_NEWLINK", "RTM_GETLINK"];
+        let mut calls = vec![one("sendto", &["RTM_GETLINK"])];
+        calls.extend(make.map(|kind| maybe("sendto", &[kind])));
+        let ipv6 = "\"/proc/sys/net/ipv6/conf/mini0/disable_ipv6\"";
+        calls.push(maybe("write", &[ipv6, "\"1\"", "*"]));
+        calls.push(maybe("sendto", &["RTM_NEWADDR RTM_NEWLINK"]));
+        calls.push(one("sendto", &["NFT_MSG_NEWSETELEM"]));
+        let table =
+            "NFT_MSG_NEWTABLE NFT_MSG_NEWCHAIN NFT_MSG_NEWSET NFT_MSG_NEWRULE NFT_MSG_NEWSETELEM";
+        calls.push(maybe("sendto", &[table]));
+        calls.push(one("sendto", &["NFT_MSG_GETCHAIN"]));
+        let forward = "\"/proc/sys/net/ipv4/ip_forward\"";
+        calls.push(maybe("write", &[forward, "\"1\"", "*"]));
+        return calls;
+    }
+    if step.starts_with("socket(AF_INET") {
+        let limit = || one("prlimit64", &["RLIMIT_NOFILE", "*", "*"]);
+        // Up to the hard one, if it cannot be more.
+        let refused = || maybe("prlimit64", &["RLIMIT_NOFILE", "*", "*"]);
+        return match step.contains("prlimit") {
+            true => vec![limit(), limit(), refused()],
+            false => vec![],
+        };
+    }
+    if step.starts_with("nf_tables(") {
+        let sent = ["NFT_MSG_NEWSETELEM", "RTM_NEWLINK"];
+        return sent.map(|kind| one("sendto", &[kind])).to_vec();
+    }
+    if step.starts_with("prlimit(RLIMIT_NOFILE, more)") {
+        return vec![maybe("prlimit64", &["RLIMIT_NOFILE", "*", "*"])];
+    }
+    if step.starts_with("unlink(\"net/") {
+        return vec![maybe("clone3", &[""])];
+    }
+    if step.starts_with("rtnetlink(") || step.starts_with("recv({control}) = {messages}, ") {
+        return vec![one("sendto", &[&message_types(step)])];
+    }
     if step.starts_with("fcntl(") && step.ends_with("F_OFD_SETLK) = {base}") {
+        // First alone, then together with others.
         let file = string(step).replace('"', "");
-        return vec![one("fcntl", &[&file, "F_OFD_SETLK", "*"])];
+        let lock = || one("fcntl", &[&file, "F_OFD_SETLK", "*"]);
+        return vec![lock(), lock()];
     }
     if step.starts_with("open_tree(") {
         let (recursive, depth) = match step.contains("|AT_RECURSIVE") {
@@ -1075,6 +1173,26 @@ fn strace_sees_the_calls_of_the_plan_in_order_and_no_others() {
 }
 
 #[test]
+fn the_same_on_a_bridge() {
+    let Some(bench) = Bench::new("stracebridge") else {
+        return;
+    };
+    if is_core() || !have_program("strace") {
+        return;
+    }
+    let ports = ["-p", "8080:80", "-p", "127.0.0.1:8053:53/udp"];
+    let many = ["-p", "9001-9130:1-130"];
+    for options in [&[][..], &["-t"], &["--no-init"], &ports, &many] {
+        let rest = [
+            &["--net", "bridge"],
+            options,
+            &[bench.busybox(), "--", "sh", "-c", "exit 4"],
+        ];
+        compare(&bench, mini().to_str().unwrap(), &rest.concat(), false);
+    }
+}
+
+#[test]
 fn the_same_for_an_ordinary_user() {
     let Some(bench) = Bench::new("straceuser") else {
         return;
@@ -1143,6 +1261,10 @@ fn compare(bench: &Bench, mini: &str, rest: &[&str], user: bool) {
         ];
         command.extend(setpriv);
     } else {
+        if rest.contains(&"bridge") {
+            // Not on this machine's own network.
+            command.extend(["unshare", "-n"]);
+        }
         command.push("strace");
     }
     command.extend([

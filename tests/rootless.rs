@@ -457,7 +457,7 @@ fn the_directories_are_those_of_the_xdg_base_directory_specification() {
             .ok();
         let paths = plan
             .lines()
-            .filter(|line| line.contains("flock("))
+            .filter(|line| line.contains(", 0700), flock("))
             .map(|line| line.split('"').nth(1).unwrap().to_owned());
         paths
             .map(|path| {

@@ -161,7 +161,7 @@ pub struct PsCommand {
 #[derive(FromArgs)]
 #[argh(subcommand, name = "kill", help_triggers("-h", "--help"))]
 pub struct KillCommand {
-    /// which one, by name or number (default: KILL, which ends the whole container)
+    /// which one, by name or number (default: KILL, which ends the whole container; STOP stops the command until CONT)
     #[argh(option, short = 's')]
     signal: Option<String>,
     #[allow(dead_code)]

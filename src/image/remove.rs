@@ -104,7 +104,7 @@ pub fn for_each_entry(
     directory: BorrowedFd<'_>,
     act: &mut dyn FnMut(&CStr) -> Result<()>,
 ) -> Result<()> {
-    let mut buffer = Vec::with_capacity(16 * 1024);
+    let mut buffer = Vec::with_capacity(8 * 1024);
     let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
     while let Some(entry) = entries.next() {
         let entry = entry?;

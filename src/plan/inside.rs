@@ -1,32 +1,46 @@
 //! The container's side of a plan, init's part up to [`Step::Fork`] and then the command's, in the order of DESIGN.md §4.
-//! Paths without a slash in front are in the container's directory, where its first process is started.
+//! Paths without a slash in front are in the container's directory, to which its first process goes.
 
 use super::*;
 
 impl Planner<'_> {
     /// The first steps of the new process.
     pub(super) fn enter(&mut self, namespaces: u32) {
-        let subreaper = self.shares(raw::CLONE_NEWPID) && self.spec.init;
+        let subreaper = !self.owns(raw::CLONE_NEWPID) && self.spec.init;
         let signal = match subreaper {
             true => SUPERVISOR_DIED,
             false => raw::SIGKILL as i32,
         };
+        if !self.joined() {
+            // What the kernel does for the network, under locks that others wait for, no quota of the container's slows down.
+            self.network(namespaces);
+            self.join_cgroups();
+        }
         self.step(Step::AwaitGo);
-        self.join_cgroups();
+        #[cfg(feature = "life")]
+        if self.joined() {
+            self.join_cgroups();
+            self.enter_namespaces(namespaces & !LATER);
+        }
+        if !self.joined() {
+            self.step(Step::Chdir(leak(&self.host.id)));
+        }
         // Before the parent-death signal, which a change of ids would clear.
-        if self.has_ids() {
+        if self.has_ids() && !self.joined() {
             self.step(Step::BecomeRoot);
         }
         self.step(Step::DieWithSupervisor(signal));
         self.step(Step::CheckSupervisor);
-        self.step(Step::HideCaller);
+        if !self.joined() {
+            self.step(Step::HideCaller);
+        }
         if subreaper {
             self.step(Step::Subreaper);
         }
         // A terminal that signals mini's process group must not reach the container a second time.
         self.step(Step::Setsid);
         self.step(Step::JoinKeyring);
-        self.step(Step::Unshare(namespaces));
+        self.step(Step::Unshare(namespaces & LATER));
         if namespaces & raw::CLONE_NEWTIME != 0 {
             let (monotonic, boottime) = self.host.clocks;
             let text = format!("monotonic -{monotonic} 0\nboottime -{boottime} 0\n");
@@ -36,6 +50,18 @@ impl Planner<'_> {
         self.step(change(Target::Path(c"/"), raw::MS_REC | raw::MS_PRIVATE));
     }
 
+    /// The network namespace, made while the supervisor goes on with its own work.
+    fn network(&mut self, namespaces: u32) {
+        if namespaces & raw::CLONE_NEWNET == 0 {
+            return;
+        }
+        self.step(Step::Unshare(raw::CLONE_NEWNET));
+        match self.connected() {
+            true => self.step(Step::Apart),
+            false => self.step(Step::Network(LOOPBACK)),
+        }
+    }
+
     /// The new process moves itself into the cgroups of version 1.
     pub(super) fn join_cgroups(&mut self) {
         let old = self.cgroups.groups.iter().filter(|group| !group.v2);
@@ -43,6 +69,11 @@ impl Planner<'_> {
             let tasks = path(group.path.join("tasks"));
             self.steps.push(Step::JoinCgroup(tasks, slot));
         }
+    }
+
+    /// Whether a file of /etc is the one of the container whose network it is in.
+    fn taken(&self, file: &str) -> bool {
+        self.joins(raw::CLONE_NEWNET) && file != "hostname"
     }
 
     /// The container's own tmpfs: /etc files, and the layer above the image if it is not on disk.
@@ -62,15 +93,19 @@ impl Planner<'_> {
             self.step(Step::CopyOwner(upper, model));
         }
         let name = self.hostname();
-        let local = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t";
-        let mut hosts = format!("{local}{name}\n").into_bytes();
+        let mut hosts = format!("{LOCALHOST}127.0.1.1\t{name}\n").into_bytes();
         let mut resolv_conf = b"# no network: mini run --net host\n".to_vec();
         if self.shares(raw::CLONE_NEWNET) {
             hosts.clone_from(&self.host.hosts);
             resolv_conf.clone_from(&self.host.resolv_conf);
         }
         let hostname = format!("{name}\n").into_bytes();
+        #[cfg(feature = "net")]
+        let (hosts, resolv_conf) = (self.hosts(hosts), self.resolv_conf(resolv_conf));
         for (file, text) in FILES.into_iter().zip([hosts, hostname, resolv_conf]) {
+            if self.taken(file) {
+                continue;
+            }
             let (path, text) = (leak(format!("own/{file}")), leak_bytes(&text));
             self.step(Step::WriteFile(path, text));
         }
@@ -83,7 +118,9 @@ impl Planner<'_> {
         let flags = raw::MS_NOSUID | raw::MS_NOEXEC;
         self.step(fresh(c"devpts", Target::Path(c"dev/pts"), flags, &data));
         let (shm, mqueue) = (Target::Path(c"dev/shm"), Target::Path(c"dev/mqueue"));
-        if self.shares(raw::CLONE_NEWIPC) {
+        if self.joined() && self.shares(raw::CLONE_NEWIPC) {
+            // The supervisor has mounted them: the host's root is not in sight any more.
+        } else if self.shares(raw::CLONE_NEWIPC) {
             let [has_shm, has_mqueue] = self.host.shared_ipc;
             if has_shm {
                 self.step(bind(c"/dev/shm", shm, raw::MS_REC));
@@ -92,8 +129,10 @@ impl Planner<'_> {
                 self.step(bind(c"/dev/mqueue", mqueue, raw::MS_REC));
             }
         } else {
-            let data = format!("mode=1777,size={}", self.spec.shm_size);
-            self.step(fresh(c"tmpfs", shm, QUIET, &data));
+            if self.owns(raw::CLONE_NEWIPC) {
+                let data = format!("mode=1777,size={}", self.spec.shm_size);
+                self.step(fresh(c"tmpfs", shm, QUIET, &data));
+            }
             if self.host.mqueue {
                 self.step(fresh(c"mqueue", mqueue, QUIET, ""));
             } else {
@@ -170,7 +209,11 @@ impl Planner<'_> {
             let target = format!("/etc/{file}");
             let mut volumes = self.spec.volumes.iter();
             if !volumes.any(|volume| volume.target == target.as_bytes()) {
-                let source = leak(format!("own/{file}"));
+                let source = match file {
+                    "hosts" if self.bridged() => c"hosts",
+                    _ if self.taken(file) => leak(file),
+                    _ => leak(format!("own/{file}")),
+                };
                 self.step(bind(source, Target::Inside(leak(target)), 0));
             }
         }
@@ -178,7 +221,11 @@ impl Planner<'_> {
 
     /// Before /proc/sys becomes read-only.
     pub(super) fn sysctls(&mut self) {
-        if !self.shares(raw::CLONE_NEWNET) {
+        if self.bridged() && self.has_network_sysctls() {
+            // They may be about its interface.
+            self.step(Step::Connected(ON_BRIDGE));
+        }
+        if self.owns(raw::CLONE_NEWNET) {
             // ping(8) without privileges, for every group that exists inside.
             let keep = self.spec.userns == Userns::KeepId;
             let (first, last) = match self.has_ids() {
@@ -194,6 +241,11 @@ impl Planner<'_> {
             let value = leak_bytes(format!("{value}\n").as_bytes());
             self.step(Step::Sysctl(leak(key), value, false));
         }
+    }
+
+    fn has_network_sysctls(&self) -> bool {
+        let mut sysctls = self.spec.sysctls.iter();
+        sysctls.any(|(key, _)| key.starts_with("net/"))
     }
 
     /// Volumes and tmpfs, those nearer to the root first, and the working directory in them.
@@ -240,8 +292,13 @@ impl Planner<'_> {
         if !self.shares(raw::CLONE_NEWUTS) {
             self.step(Step::Sethostname(leak(self.hostname())));
         }
-        if !self.shares(raw::CLONE_NEWNET) {
-            self.step(Step::LoopbackUp);
+        if self.bridged() && !self.has_network_sysctls() {
+            self.step(Step::Connected(ON_BRIDGE));
+        } else if !self.bridged()
+            && self.owns(raw::CLONE_NEWNET)
+            && (self.joined() || self.connected())
+        {
+            self.step(Step::Network(LOOPBACK));
         }
         let (user, group) = self.user();
         let (user, group) = (leak_bytes(&user), group.as_deref().map(leak_bytes));
@@ -323,7 +380,7 @@ impl Planner<'_> {
         }
         self.settings();
         self.identity(granted, ambient, &mut filter);
-        if !spec.init || self.shares(raw::CLONE_NEWPID) {
+        if !spec.init || !self.owns(raw::CLONE_NEWPID) {
             // The change of ids has cleared it (prctl(2)); in the host's pid namespace the command must not outlive
             // a subreaper that is killed.
             self.step(Step::DieWithSupervisor(raw::SIGKILL as i32));
@@ -474,3 +531,6 @@ pub fn prepare(command: &[Vec<u8>], search: &[u8]) -> Command {
         arguments: words(command),
     }
 }
+
+const LOOPBACK: &str = "RTM_NEWLINK, \"lo\", IFF_UP";
+const ON_BRIDGE: &str = "RTM_NEWLINK, \"lo\", IFF_UP; RTM_NEWADDR, \"eth0\", {address}; RTM_NEWLINK, \"eth0\", IFF_UP; RTM_NEWROUTE, default, {gateway}";

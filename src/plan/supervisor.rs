@@ -16,13 +16,17 @@ impl Planner<'_> {
         let host = self.host;
         self.task(Step::Umask(0));
         self.task(Step::CloseOnExec);
+        #[cfg(feature = "life")]
+        self.open_namespaces();
         if !host.admin {
-            self.plan.tasks.push(Task::EnterUserNamespace(IdMap {
-                uid: host.uid,
-                gid: host.gid,
-                keep: self.spec.userns == Userns::KeepId,
-                subordinate: host.subordinate.clone(),
-            }));
+            if !self.joined() {
+                self.plan.tasks.push(Task::EnterUserNamespace(IdMap {
+                    uid: host.uid,
+                    gid: host.gid,
+                    keep: self.spec.userns == Userns::KeepId,
+                    subordinate: host.subordinate.clone(),
+                }));
+            }
             // The container is in the same namespace, and now sees this process, with the host's files behind it.
             if self.shares(raw::CLONE_NEWPID) {
                 self.task(Step::NotDumpable);
@@ -56,11 +60,15 @@ impl Planner<'_> {
         // Before what it is about is made: whoever finds it, and no owner, removes that.
         let record = state::record(self.spec, host, &self.cgroups, &self.plan.notes);
         self.plan.tasks.push(Task::Record(self.run.clone(), record));
-        // What is in here, /dev included, nobody sees but this container.
+    }
+
+    /// What is in the container's directory, /dev included, nobody sees but this container.
+    pub(super) fn directory(&mut self) {
+        self.plan.tasks.push(Task::Sweep);
         let (target, data) = (Target::Path(path(&self.run)), "mode=0755,size=65536k");
         let flags = raw::MS_NOSUID | raw::MS_NOEXEC;
         self.task(fresh(c"tmpfs", target, flags, data));
-        // Here the container starts, and other supervisors look for an image that they can share (image/mount.rs).
+        // Here other supervisors look for an image that they can share (image/mount.rs).
         self.task(Step::Chdir(path(&self.run)));
         for name in ["root", "lower", "own"] {
             self.mkdir(self.at(name), 0o755);
@@ -289,7 +297,8 @@ impl Planner<'_> {
     /// The container's range of ids, taken once.
     fn claim(&mut self) {
         let mut tasks = self.plan.tasks.iter();
-        if !tasks.any(|task| matches!(task, Task::ClaimIds(_))) {
+        // Another container's is opened with its namespaces.
+        if !self.joined() && !tasks.any(|task| matches!(task, Task::ClaimIds(_))) {
             self.plan
                 .tasks
                 .push(Task::ClaimIds(self.host.ids_in.clone()));
@@ -375,6 +384,8 @@ impl Planner<'_> {
             let restrict = self.restrict(at, raw::MS_RDONLY);
             self.task(restrict);
         }
+        #[cfg(feature = "life")]
+        self.take_mounts();
         if spec.masks {
             let at = self.at("mask");
             self.mkdir(at, 0o755);
@@ -386,20 +397,16 @@ impl Planner<'_> {
         }
     }
 
-    /// The new process, and what only the supervisor can do for it.
-    pub(super) fn start(&mut self, namespaces: u32) {
-        let users = self.users;
-        if users == Users::Range {
-            self.claim();
-            if self.host.ids_in != Path::new("/run/mini") {
-                self.note("another container may have the same ids: /run/mini cannot be made");
-            }
-            self.plan.tasks.push(Task::Own(self.at("dev")));
-            for node in &self.host.devices {
-                let target = String::from_utf8_lossy(&node.target[1..]);
-                self.plan.tasks.push(Task::Own(self.at(&target)));
-            }
+    /// The mounts that have been put off until there is a user namespace.
+    fn idmap(&mut self) {
+        for (name, recursive) in std::mem::take(&mut self.idmapped) {
+            self.plan.tasks.push(Task::Idmap(name, recursive));
         }
+    }
+
+    /// The new process, with namespaces of its own. It comes as early as can be: while the kernel makes its network, which
+    /// takes half a millisecond, the supervisor goes on with what it has to do before "go".
+    pub(super) fn clone(&mut self, namespaces: u32) {
         let mut flags = u64::from(namespaces);
         for group in self.cgroups.groups.clone() {
             let enable = group.enable.map(|(path, text)| Task::Enable(path, text));
@@ -416,28 +423,61 @@ impl Planner<'_> {
                 flags |= raw::CLONE_INTO_CGROUP;
             }
         }
+        #[cfg(feature = "life")]
+        if self.joined() {
+            // That process takes a copy of all that is mounted.
+            self.idmap();
+        }
         self.plan.tasks.push(Task::Clone(flags));
-        if users != Users::Same {
+    }
+
+    /// What only the supervisor can do for the new process.
+    pub(super) fn start(&mut self, namespaces: u32) {
+        let users = self.users;
+        if users == Users::Range {
+            self.claim();
+            if self.host.ids_in != Path::new("/run/mini") {
+                self.note("another container may have the same ids: /run/mini cannot be made");
+            }
+            self.plan.tasks.push(Task::Own(self.at("dev")));
+            for node in &self.host.devices {
+                let target = String::from_utf8_lossy(&node.target[1..]);
+                self.plan.tasks.push(Task::Own(self.at(&target)));
+            }
+        }
+        if self.joined() {
+            // Its namespaces makes the process that has entered the other's.
+            self.clone(0);
+        }
+        if namespaces & raw::CLONE_NEWUSER != 0 {
             self.plan.tasks.push(Task::MapIds(users));
+        }
+        if users != Users::Same {
             for limit in &self.spec.limits {
                 self.plan.tasks.push(Task::RaiseLimit(*limit));
             }
         }
-        for (name, recursive) in std::mem::take(&mut self.idmapped) {
-            self.plan.tasks.push(Task::Idmap(name, recursive));
-        }
+        self.idmap();
         if let Some(score) = self.spec.oom_score_adj {
             self.plan.tasks.push(Task::OomScoreAdj(score));
         }
+        #[cfg(feature = "life")]
+        if self.joined() {
+            self.plan.tasks.push(Task::Pass);
+        }
+        #[cfg(feature = "net")]
+        self.way_out();
         if !self.plan.terminal {
             self.plan.tasks.push(Task::OpenPipes);
         }
         self.plan.tasks.push(Task::Go);
+        #[cfg(feature = "net")]
+        self.connect();
     }
 }
 
 /// What a file is mounted on.
-const MOUNT_POINT: u32 = raw::S_IFREG | 0o600;
+pub(super) const MOUNT_POINT: u32 = raw::S_IFREG | 0o600;
 /// Character devices: name, major and minor number (Linux's Documentation/admin-guide/devices.txt).
 const NODES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),

@@ -46,7 +46,13 @@ fn machine() -> Host {
         hostname: "edge".into(),
         hosts: b"127.0.0.1 localhost edge\n".to_vec(),
         resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
+        #[cfg(feature = "net")]
+        upstreams: Vec::new(),
+        #[cfg(feature = "net")]
+        way_out: None,
         shared_ipc: [true, true],
+        #[cfg(feature = "life")]
+        other: None,
         clocks: (1000, 1234),
         cgroups: unified(),
     }
@@ -134,6 +140,12 @@ fn golden(name: &str, line: &str, host: &Host) {
 #[test]
 fn root_on_a_current_kernel() {
     golden("root", "run rootfs.tar", &machine());
+    #[cfg(feature = "net")]
+    {
+        let options = "run --net bridge:web --ip 10.9.8.7 --net-alias www --add-host db:192.0.2.9 --dns 192.0.2.53 \
+                       --name box -p 8080:80 -p 127.0.0.1:53:53/udp rootfs.tar";
+        golden("bridge", options, &machine());
+    }
     let options = "run --name web -v /srv:/data/deep:ro -v /etc/passwd:/etc/passwd --tmpfs /data:size=1m \
                    --read-only --ulimit nofile=10:20 --oom-score-adj 5 -w /data -u www --upper disk rootfs.tar -- ls -l";
     golden("options", options, &machine());
@@ -178,6 +190,53 @@ fn everything_shared_with_the_host() {
     );
 }
 
+#[cfg(feature = "life")]
+#[test]
+fn namespaces_of_another_container() {
+    let other = |namespaces| {
+        Some(Other {
+            id: "ba9876543210".into(),
+            namespaces,
+            range: true,
+        })
+    };
+    let all = raw::CLONE_NEWUSER | raw::CLONE_NEWPID | raw::CLONE_NEWNET | raw::CLONE_NEWIPC;
+    let host = Host {
+        other: other(all),
+        ..machine()
+    };
+    let line =
+        "run --pid container:web --net container:web --ipc container:web -v /srv:/srv rootfs.tar";
+    golden("joined", line, &host);
+    // Of one of which the ipc namespace is the host's.
+    let rootless = Host {
+        admin: false,
+        privileged: false,
+        ids: false,
+        uid: 1000,
+        gid: 100,
+        no_index: Some("only root can mount an index of them"),
+        other: other(raw::CLONE_NEWUSER | raw::CLONE_NEWNET),
+        ..machine()
+    };
+    golden(
+        "joined-rootless",
+        "run --net container:web --ipc host --no-init x.tar",
+        &rootless,
+    );
+    let host = Host {
+        image: directory(),
+        idmap: Idmap {
+            image: false,
+            ..host.idmap.clone()
+        },
+        ..host
+    };
+    let error = plan(&spec("run --net container:web /srv/root"), &host);
+    let why = "ROOTFS cannot be idmapped (its file system, or Linux before 5.19), as container ba9876543210 demands";
+    assert_eq!(error.err().unwrap().to_string(), why);
+}
+
 #[test]
 fn without_root() {
     let alone = Host {
@@ -190,6 +249,32 @@ fn without_root() {
         ..machine()
     };
     golden("rootless", "run x.tar -- id", &alone);
+    #[cfg(feature = "net")]
+    {
+        let with_pasta = Host {
+            way_out: Some("/usr/bin/pasta".into()),
+            ..alone.clone()
+        };
+        golden("rootless-net", "run --net bridge x.tar -- id", &with_pasta);
+        for (options, why) in [
+            (
+                "--net bridge",
+                "--net bridge: without root it takes pasta or slirp4netns",
+            ),
+            (
+                "--net bridge:a",
+                "--net bridge:NAME: only root can make a bridge",
+            ),
+            (
+                "--net bridge --ip 1.2.3.4",
+                "--ip: only root can make a bridge",
+            ),
+            ("-p 80:80", "--publish: only root can make a bridge"),
+        ] {
+            let error = plan(&spec(&format!("run {options} x.tar")), &alone).err();
+            assert!(error.unwrap().starts_with(why), "{options}");
+        }
+    }
     let ids = Subordinate {
         uids: (100_000, 65_536),
         gids: (200_000, 65_536),

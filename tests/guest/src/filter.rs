@@ -14,7 +14,9 @@
 use std::ffi::c_int;
 use std::io;
 
-use crate::kernel::{CLONE, GETPID, IOCTL, PRCTL, SECCOMP, call, kill, name, wait};
+use crate::kernel::{
+    CLONE, GETPID, IOCTL, PRCTL, SECCOMP, SENDTO, UNSHARE, WRITE, call, kill, name, wait,
+};
 use crate::say;
 
 unsafe extern "C" {
@@ -219,6 +221,48 @@ fn install() -> io::Result<i32> {
     let _ = call(PRCTL, &[PR_SET_NO_NEW_PRIVS, 1]);
     let arguments = [SET_MODE_FILTER, NEW_LISTENER, header.as_ptr() as usize];
     call(SECCOMP, &arguments).map(|fd| fd as i32)
+}
+
+/// `guest refuse CALL INDEX VALUE PROGRAM…`: executes a program for which, and all that comes from it, a call fails with
+/// EPERM if the lower half of its argument with this index has this value. With `kill-CALL` it is killed instead.
+pub fn refuse(call_name: &str, index: &str, value: &str, program: &[&str]) -> i32 {
+    use std::os::unix::process::CommandExt;
+    const SET_MODE_FILTER: usize = 1;
+    let value = match value.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => value.parse(),
+    };
+    let known = [("write", WRITE), ("unshare", UNSHARE), ("sendto", SENDTO)];
+    let (call_name, answer) = match call_name.strip_prefix("kill-") {
+        Some(call_name) => (call_name, 0x8000_0000),
+        None => (call_name, 0x0005_0000 | 1),
+    };
+    let number = known.iter().find(|(name, _)| *name == call_name);
+    let (Some((_, number)), Ok(value), Ok(index)) = (number, value, index.parse::<u64>()) else {
+        say("guest refuse: write, unshare or sendto, an index and a value");
+        return 99;
+    };
+    // struct sock_filter: code, jumps if true and false, constant. BPF_LD | BPF_W | BPF_ABS; BPF_JMP | BPF_JEQ | BPF_K; BPF_RET.
+    let load = |at: u64| 0x20 | at << 32;
+    let equal = |what: u64, otherwise: u64| 0x15 | otherwise << 24 | what << 32;
+    let filter: [u64; 6] = [
+        load(0),
+        equal(*number as u64, 3),
+        load(16 + 8 * index),
+        equal(value, 1),
+        0x06 | answer << 32,
+        0x06 | 0x7fff_0000 << 32,
+    ];
+    let header: [usize; 2] = [filter.len(), filter.as_ptr() as usize];
+    if let Err(error) = call(SECCOMP, &[SET_MODE_FILTER, 0, header.as_ptr() as usize]) {
+        say(&format!("seccomp: {error}"));
+        return 99;
+    }
+    let error = std::process::Command::new(program[0])
+        .args(&program[1..])
+        .exec();
+    say(&format!("{}: {error}", program[0]));
+    99
 }
 
 /// The call as it is, without a C library in between.

@@ -56,6 +56,8 @@ numbers! {
     FINIT_MODULE = 313, 273;
     RENAMEAT2 = 316, 276;
     SECCOMP = 317, 277;
+    WRITE = 1, 64;
+    SENDTO = 44, 206;
     KEXEC_FILE_LOAD = 320, 294;
     BPF = 321, 280;
     USERFAULTFD = 323, 282;

@@ -90,6 +90,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         ["trap", end] => trap::trap(end),
         ["syscalls"] => filter::syscalls(),
         ["verdicts", calls @ ..] => filter::chosen(calls),
+        ["refuse", call, index, value, program @ ..] => filter::refuse(call, index, value, program),
         _ => {
             say("unknown sub-command");
             99

@@ -102,19 +102,26 @@ impl Trap {
             unsafe { waitpid(pid, &raw mut status, WALL) };
             self.reached += 1;
         }
-        self.take(pid);
+        self.take(pid, traced);
         if traced {
             let _ = call(nr::PTRACE, &[PTRACE_DETACH, pid as usize, 0, 0]);
         }
     }
 
-    fn take(&mut self, pid: i32) {
+    fn take(&mut self, pid: i32, traced: bool) {
         let path = |name: &str| format!("/proc/{pid}/{name}");
-        // Nobody here may have more.
+        // Nobody here may have more; least of all one that can be made use of.
         if let (Some(own), Some(theirs)) = (self.rights, rights(&pid.to_string())) {
             if theirs.0 & !own.0 != 0 || own.1 && !theirs.1 {
-                self.catch(pid, &format!("rights {:x} {}", theirs.0, theirs.1));
+                let held = if traced { "held " } else { "" };
+                self.catch(pid, &format!("{held}rights {:x} {}", theirs.0, theirs.1));
             }
+        }
+        // Anybody may read this: of the host's mounts nothing stands there, not even the container's directory.
+        let mounts = fs::read_to_string(path("mountinfo")).unwrap_or_default();
+        let mut points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        if points.any(|point| point.contains("/running/")) {
+            self.catch(pid, "the host's mounts");
         }
         for name in ["exe", "root", "cwd"] {
             match fs::metadata(path(name)) {
