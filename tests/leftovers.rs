@@ -256,7 +256,7 @@ fn options(bench: &Bench) -> Vec<String> {
         "--cap-add",
         "NET_RAW",
         "--oom-score-adj",
-        "9",
+        "10",
         "--tmpfs",
         "/t",
         "-w",
