@@ -30,6 +30,7 @@ use crate::boot::next_delay;
 use crate::cli;
 use crate::error::{Error, FAILED, Result, error, say};
 use crate::host::{Host, probe};
+use crate::pause;
 use crate::plan::IdMap;
 use crate::record::{RECORD, Record};
 use crate::run::exit_status;
@@ -378,11 +379,11 @@ pub fn discard(kept: &Path) {
 pub fn remove(container: &Record) -> Result<()> {
     // It may be gone by itself.
     if let Some(_lock) = state::claim(container)? {
-        state::remove(container);
-        if container.directory.exists() {
-            let id = &container.id;
-            return Err(error!("container {id}: a process of it does not end"));
-        }
+        // What was killed with its supervisor may be about to end.
+        let gone = || state::remove(container) && !container.directory.exists();
+        let id = &container.id;
+        pause::wait(container, &gone)
+            .map_err(|_| error!("container {id}: a process of it does not end"))?;
     }
     Ok(())
 }

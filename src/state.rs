@@ -329,6 +329,11 @@ pub fn every(run: &Path, wanted: Option<&str>) -> Result<Vec<(Record, bool)>> {
     };
     let with = records.into_iter().map(|record| {
         let runs = runs(&record);
+        // It may have ended since it was read, and have written how.
+        let record = match runs {
+            true => record,
+            false => Record::read(record.directory),
+        };
         (record, runs)
     });
     Ok(with
