@@ -193,7 +193,7 @@ fn with_rm_nothing_is_left() {
     let Some(bench) = bench("detach-rm") else {
         return;
     };
-    let id = detach(&bench, &["--rm"], "touch /x; sleep 0.2; exit 4");
+    let id = detach(&bench, &["--rm"], "touch /x; sleep 2; exit 4");
     assert_eq!(ok(&bench, &["wait", &id]), "4\n");
     assert!(eventually(|| bench.processes().is_empty()));
     bench.assert_nothing_left_but(&[]);

@@ -33,7 +33,7 @@ fn ten_thousand_orphans_of_a_shell_leave_no_zombie() {
     let Some(bench) = Bench::new("shellorphans") else {
         return;
     };
-    let script = "i=0; while [ $i -lt 10000 ]; do (sleep 0 &) ; i=$((i+1)); done; sleep 0.3; ps -o stat | grep -c ^Z";
+    let script = "i=0; while [ $i -lt 10000 ]; do (sleep 0 &) ; i=$((i+1)); done; for n in $(seq 50); do ps -o stat | grep -q ^Z || break; sleep 0.1; done; ps -o stat | grep -c ^Z";
     let output = bench.run(&[], &["sh", "-c", script]).limit(240).output();
     assert_eq!(
         (output.status, output.stdout.as_str()),
@@ -157,11 +157,14 @@ fn stops_and_continues(mut running: Running) {
             eventually(|| state(running.pid()) == 'T'),
             "mini does not stop"
         );
-        // What was on its way.
-        sleep(Duration::from_millis(100));
-        let before = running.received();
-        sleep(Duration::from_millis(200));
-        assert_eq!(running.received(), before, "the command does not stop");
+        // The guest stops after mini, and what it had written may still be on its way.
+        let mut before = 0;
+        let stands = eventually(|| {
+            before = running.received();
+            sleep(Duration::from_millis(200));
+            running.received() == before
+        });
+        assert!(stands, "the command does not stop");
         running.kill(CONT);
         assert!(
             eventually(|| running.received() > before),
@@ -257,8 +260,9 @@ fn mini_init_is_a_child_subreaper() {
         return;
     };
     // Orphans come to mini (the parent of the shell), and none of them stays as a zombie.
-    let script = "for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 0.2 &); done
-        adopted=$(wc -w < /proc/$PPID/task/$PPID/children); sleep 0.6; echo $adopted $(cat /proc/$PPID/task/$PPID/children) $$";
+    let script = "for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 2 &); done
+        adopted=$(wc -w < /proc/$PPID/task/$PPID/children)
+        for n in $(seq 100); do [ $(wc -w < /proc/$PPID/task/$PPID/children) = 1 ] && break; sleep 0.1; done; echo $adopted $(cat /proc/$PPID/task/$PPID/children) $$";
     let text = bench
         .mini(&["init", "--", "sh", "-c", script])
         .output()

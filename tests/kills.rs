@@ -17,7 +17,7 @@ const SLOTS: u64 = 8;
 const RESTARTED: u64 = 6;
 /// The number of what `mini exec` runs.
 const GUEST: u64 = 99;
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(300);
 
 struct Test<'a> {
     bench: &'a Bench,

@@ -787,7 +787,7 @@ fn an_error_at_every_step_is_reported_and_undone() {
 
 #[test]
 fn only_what_mini_made_is_swept() {
-    let Some(bench) = Bench::new("foreign") else {
+    let Some(bench) = Bench::new("foreign-swept") else {
         return;
     };
     // The name of a container, but not where containers are.
@@ -826,7 +826,7 @@ fn nothing_is_kept_of_what_never_ran() {
 
 #[test]
 fn a_set_up_that_was_killed_is_no_status_of_the_command() {
-    let Some(bench) = Bench::new("killed") else {
+    let Some(bench) = Bench::new("killed-setup") else {
         return;
     };
     if !have_program("strace") {

@@ -45,7 +45,7 @@ fn files(bench: &Bench, id: &str) -> Vec<u8> {
 #[test]
 fn both_streams_times_and_the_last_lines() {
     let Some(bench) = bench("logs") else { return };
-    let script = "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; sleep 0.01; done; sleep 1; echo late; \
+    let script = "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; [ $i = 3 ] && sleep 0.5; sleep 0.01; done; sleep 1; echo late; \
                   printf '\\377\\033[2J end'";
     let id = detach(&bench, &[], script);
     bench.mini(&["wait", &id]).output().ok();

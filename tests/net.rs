@@ -200,15 +200,15 @@ fn a_container_has_an_interface_and_a_way_out() {
     // Also when it shares its user namespace with the host. An address is not given to another one before the interface of
     // the container that had it has gone.
     let ports = "ip -br link show master mini0 | wc -l";
-    assert!(eventually(|| host.shell(ports) == "1\n"));
+    assert!(eventually(|| host.look(ports) == "1\n"));
     let options = [&BRIDGE[..], &["--userns", "host"]].concat();
     assert_eq!(host.run(&options, script).output().ok(), expected);
     let look = "cat /proc/sys/net/ipv4/ip_forward; ip -o link show mini0 | grep -oE 'mtu [0-9]+|ether [0-9a-f:]+'; \
                 ip -br link show master mini0 | wc -l";
     // Those of the two that have ended go when the kernel has got to it.
     let seen = "1\nmtu 9000\nether 02:42:0a:b1:02:01\n1\n";
-    let same = eventually(|| host.shell(look) == seen);
-    assert!(same, "{}", host.shell(look));
+    let same = eventually(|| host.look(look) == seen);
+    assert!(same, "{}", host.look(look));
     // One without a bridge has none of it.
     assert_eq!(host.run(&[], "ls /sys/class/net").output().ok(), "lo\n");
     stop(running);
@@ -655,7 +655,7 @@ ip address add 192.0.2.1/24 dev out
 ip link set out up
 ip route add default via 192.0.2.2
 unshare -n sleep 60 & other=$!
-sleep 0.3
+until [ "$(readlink /proc/$other/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
 ip link set other netns $other
 nsenter -t $other -n ip address add 192.0.2.2/24 dev other
 nsenter -t $other -n ip link set other up
@@ -672,8 +672,9 @@ user $MINI run --net bridge $BUSYBOX -- sh -c '
     done'
 # Killed, which leaves nothing, as the bench finds out at its end.
 user() { PATH=$bin exec /usr/bin/setpriv --reuid 1000 --regid 1000 --clear-groups "$@"; }
-user $MINI run --net bridge $BUSYBOX -- sh -c 'echo up; exec sleep 1000' & mini=$!
-sleep 2
+user $MINI run --net bridge $BUSYBOX -- sh -c 'echo up; exec sleep 1000' > up & mini=$!
+for n in $(seq 200); do grep -qs up up && break; sleep 0.1; done
+cat up
 kill -9 $mini
 bin=/nowhere
 user $MINI run --net bridge $BUSYBOX 2>&1 | grep -q "without root it takes pasta or slirp4netns" && echo refused

@@ -162,7 +162,7 @@ fn orphans_end_without_being_taken_for_the_command() {
     };
     let script =
         "for i in 1 2 3; do (sh -c 'sleep 0.1; exit 9' &); done; (sh -c 'sleep 0.1; kill -9 $$' &)
-        sleep 0.4; cat /proc/$PPID/task/$PPID/children; exit 4";
+        for n in $(seq 100); do [ $(wc -w < /proc/$PPID/task/$PPID/children) = 1 ] && break; sleep 0.1; done; cat /proc/$PPID/task/$PPID/children; exit 4";
     let output = init(&bench, &[], &["sh", "-c", script]).output().expect(4);
     // The shell alone, which has the cat.
     assert_eq!(
@@ -192,7 +192,7 @@ fn what_the_command_leaves_behind() {
     };
     init(&bench, &[], &["sh", "-c", &script]).output().expect(5);
     sleep(Duration::from_millis(100));
-    assert_eq!(state(left()), "S");
+    assert!(eventually(|| state(left()) == "S"));
     kill(left(), KILL);
     for option in ["-g", "--group"] {
         init(&bench, &[option], &["sh", "-c", &script])
@@ -693,7 +693,7 @@ fn the_parents_death_is_passed_on() {
     // Without the option nothing happens.
     let (mut running, first, command) = start("");
     sleep(Duration::from_millis(200));
-    assert_eq!([state(first), state(command)], ["S", "S"]);
+    assert!(eventually(|| [state(first), state(command)] == ["S", "S"]));
     kill(first, USR2);
     assert_eq!(running.until("signal 12\n"), "ready\nsignal 12\n");
     init(&bench, &["-p", "SIGNONE"], &["true"])

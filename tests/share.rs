@@ -57,6 +57,11 @@ fn exec(bench: &Bench, name: &str, script: &str) -> String {
     run.output().ok()
 }
 
+/// What it has written so far.
+fn logged(bench: &Bench, name: &str) -> String {
+    bench.mini(&["logs", name]).output().stdout
+}
+
 #[track_caller]
 fn end(bench: &Bench, names: &[&str]) {
     for name in names {
@@ -139,8 +144,9 @@ fn they_see_each_others_processes_memory_and_network() {
     };
     let script =
         "echo one > /dev/shm/text; echo 192.0.2.7 far >> /etc/hosts; httpd -p 127.0.0.1:80 -h /etc
-        trap 'echo got it > /dev/shm/signal' USR1; while :; do sleep 0.05; done";
+        trap 'echo got it > /dev/shm/signal' USR1; echo set; while :; do sleep 0.05; done";
     start(&bench, "first", &["--hostname", "one"], script);
+    assert!(eventually(|| logged(&bench, "first") == "set\n"));
     let script = "kill -0 1 && kill -USR1 2 && hostname; cat /dev/shm/text; tail -n 1 /etc/hosts; wget -qO- 127.0.0.1/hostname
         until cat /dev/shm/signal 2>/dev/null; do sleep 0.05; done; echo two > /dev/shm/text; ps | grep -c 'mini [i]nit'";
     let options = [&ALL[..], &["--hostname", "two"]].concat();
@@ -263,7 +269,8 @@ fn either_may_end_first() {
     // Its ids are still nobody else's.
     assert!(!can_have(before.base()), "{}", before.base());
     end(&bench, &["net"]);
-    assert!(can_have(before.base()), "{}", before.base());
+    // Another test's container may have them for a moment.
+    assert!(eventually(|| can_have(before.base())), "{}", before.base());
     // The other way round.
     first(&bench, &[]);
     start(&bench, "pids", &ALL, sleep);
@@ -614,10 +621,12 @@ fn paths_that_lead_out_lead_nowhere() {
         ("/etc/hosts", "/proc/1/root/etc/shadow"),
         ("/etc/resolv.conf", "/../../../../etc/mini-nothing"),
     ] {
-        let script = format!("umount {path}; rm -f {path}; ln -s {link} {path}; exec sleep 1000");
+        let script = format!(
+            "umount {path}; rm -f {path}; ln -s {link} {path}; echo linked; exec sleep 1000"
+        );
         let options = ["--cap-add", "ALL", "--seccomp", "unconfined", "-v", &volume];
         start(&bench, "first", &options, &script);
-        thread::sleep(Duration::from_millis(100));
+        assert!(eventually(|| logged(&bench, "first") == "linked\n"));
         let line = bench
             .shell(&[NET], "cat /etc/hosts /etc/resolv.conf")
             .one_line(125);
@@ -820,7 +829,8 @@ fn it_ends_at_any_moment() {
         // It has ended with the other, or failed; with its own network alone it goes on.
         other.kill(15);
         let output = other.wait();
-        assert!([125, 137, 143].contains(&output.status), "{output:?}");
+        // -15: mini has been killed before it had anything to undo.
+        assert!([125, 137, 143, -15].contains(&output.status), "{output:?}");
         assert!(
             output.status != 125 || output.stderr.starts_with("mini: "),
             "{output:?}"

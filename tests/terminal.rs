@@ -69,6 +69,15 @@ impl<'a> Screen<'a> {
         self.key("Enter");
     }
 
+    /// Has the shell run something for so long; a key that is pressed before it runs would be the shell's.
+    #[track_caller]
+    fn busy(&self, seconds: u32) {
+        self.line(&format!(
+            "clear; sh -c 'echo begins {seconds}; exec sleep {seconds}'"
+        ));
+        self.wait(&format!("\nbegins {seconds}"));
+    }
+
     /// Presses a key by tmux's name for it.
     fn key(&self, name: &str) {
         self.tmux(&["send-keys", name]);
@@ -168,20 +177,16 @@ fn an_interactive_shell_has_job_control() {
     screen.wait("/dev/pts/0");
     screen.wait("1 mini init");
     // Ctrl-C ends the command and nothing else.
-    screen.line("sleep 1000");
-    sleep(Duration::from_millis(200));
+    screen.busy(1000);
     screen.key("C-c");
     screen.prompt("inner#");
     screen.line("echo status $?");
     screen.wait("status 130");
-    screen.line("sleep 1001");
-    sleep(Duration::from_millis(200));
+    screen.busy(1001);
     screen.key("C-c");
     screen.prompt("inner#");
     // Ctrl-Z stops it, fg continues it.
-    screen.line("clear");
-    screen.line("sleep 2000");
-    sleep(Duration::from_millis(200));
+    screen.busy(2000);
     screen.key("C-z");
     screen.wait("Stopped");
     screen.prompt("inner#");
@@ -192,8 +197,7 @@ fn an_interactive_shell_has_job_control() {
     screen.key("C-c");
     screen.prompt("inner#");
     // Ctrl-\ as well, and Ctrl-D at the end.
-    screen.line("sleep 3000");
-    sleep(Duration::from_millis(200));
+    screen.busy(3000);
     screen.key("C-\\");
     screen.prompt("inner#");
     screen.line("echo quit $?");
@@ -225,14 +229,12 @@ fn a_shell_that_joins_a_container_has_job_control() {
     screen.line("tty; ps -o pid,args");
     screen.wait("/dev/pts/0");
     screen.wait("1 mini init");
-    screen.line("sleep 1000");
-    sleep(Duration::from_millis(200));
+    screen.busy(1000);
     screen.key("C-c");
     screen.prompt("inner#");
     screen.line("echo status $?");
     screen.wait("status 130");
-    screen.line("sleep 2000");
-    sleep(Duration::from_millis(200));
+    screen.busy(2000);
     screen.key("C-z");
     screen.wait("Stopped");
     screen.prompt("inner#");
@@ -244,9 +246,8 @@ fn a_shell_that_joins_a_container_has_job_control() {
     screen.line("clear; stty size");
     screen.wait("24 80");
     screen.tmux(&["resize-window", "-x", "101", "-y", "31"]);
-    sleep(Duration::from_millis(300));
-    screen.line("stty size");
-    screen.wait("31 101");
+    screen.line("until stty size | grep -q '31 101'; do sleep 0.1; done; stty size");
+    screen.wait("\n31 101");
     screen.tmux(&["resize-window", "-x", "80", "-y", "24"]);
     sleep(Duration::from_millis(300));
     screen.line("clear; exit 7");
@@ -294,9 +295,8 @@ fn the_window_size_follows() {
     screen.tmux(&["resize-window", "-x", "101", "-y", "31"]);
     screen.wait("31 101");
     screen.tmux(&["resize-window", "-x", "60", "-y", "20"]);
-    sleep(Duration::from_millis(200));
-    screen.line("stty size");
-    screen.wait("20 60");
+    screen.line("until stty size | grep -q '20 60'; do sleep 0.1; done; stty size");
+    screen.wait("\n20 60");
     screen.line("clear; exit");
     screen.is_sane();
 }
@@ -475,8 +475,8 @@ fn only_one_end_is_a_terminal() {
     screen.line("clear; $MINI run $BUSYBOX -- cat > out; echo status $?");
     screen.wait("status 0");
     // Ctrl-C reaches it without a terminal inside, once.
-    screen.line("clear; $MINI run -i $BUSYBOX -- sh -c 'trap \"echo got >&2\" INT; sleep 1; sleep 1; echo end >&2' > out; echo status $?");
-    sleep(Duration::from_millis(500));
+    screen.line("clear; $MINI run -i $BUSYBOX -- sh -c 'trap \"echo got >&2\" INT; echo up >&2; sleep 1; sleep 1; echo end >&2' > out; echo status $?");
+    screen.wait("\nup");
     screen.key("C-c");
     screen.wait("status 0");
     assert_eq!(
@@ -543,8 +543,7 @@ fn mini_init_on_a_terminal_has_job_control() {
     };
     screen.line("clear; PS1='inner# ' $MINI init -- sh -i");
     screen.wait("inner#");
-    screen.line("sleep 1000");
-    sleep(Duration::from_millis(200));
+    screen.busy(1000);
     screen.key("C-c");
     screen.prompt("inner#");
     screen.line("exit 7");

@@ -472,13 +472,15 @@ pub fn processes(text: &str) -> Vec<i32> {
         .collect()
 }
 
-/// Everything below a directory, sorted, each with type, mode, owner, size, time and contents.
+/// Everything below a directory, sorted, each with type, mode, owner, size, time and contents. What goes meanwhile is not there.
 pub fn tree(top: &Path) -> Vec<String> {
     use std::os::unix::fs::MetadataExt;
     let mut lines = Vec::new();
     let mut names = vec![top.to_owned()];
     while let Some(path) = names.pop() {
-        let status = fs::symlink_metadata(&path).unwrap();
+        let Ok(status) = fs::symlink_metadata(&path) else {
+            continue;
+        };
         let mut line = format!(
             "{} {:o} {}:{} {} {}.{}",
             path.display(),
@@ -490,17 +492,14 @@ pub fn tree(top: &Path) -> Vec<String> {
             status.mtime_nsec()
         );
         if status.is_dir() {
-            names.extend(
-                fs::read_dir(&path)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path()),
-            );
+            let entries = fs::read_dir(&path).into_iter().flatten().flatten();
+            names.extend(entries.map(|entry| entry.path()));
         } else if status.is_symlink() {
             line += &format!(" -> {}", fs::read_link(&path).unwrap().display());
         } else if status.is_file() {
             use std::hash::{DefaultHasher, Hash, Hasher};
             let mut hash = DefaultHasher::new();
-            fs::read(&path).unwrap().hash(&mut hash);
+            fs::read(&path).unwrap_or_default().hash(&mut hash);
             line += &format!(" {} {:x}", status.len(), hash.finish());
         }
         lines.push(line);
