@@ -142,13 +142,13 @@ def own_code(calls):
 
 
 def perf(bench, command):
-    """The calls of a command under perf trace."""
-    trace = f"{bench.scratch}/perf"
-    done = subprocess.run(["perf", "trace", "-o", trace, *command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise Failed(f"perf trace: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")
-    with open(trace) as file:
-        return calls_of(file.read())
+    """The calls of a command under perf trace, which prints them only afterwards: while it does, it takes processors from what it looks at."""
+    data = f"{bench.scratch}/perf"
+    for words in (["perf", "trace", "record", "-o", data, *command], ["perf", "trace", "-i", data]):
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Failed(f"{' '.join(words[:3])}: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")
+    return calls_of(done.stdout + done.stderr)
 
 
 def timeline(bench):
