@@ -208,6 +208,9 @@ pub fn complete(wanted: &mut Vec<Wanted>) -> Result<()> {
 }
 
 const LEAST_MEMORY: u64 = 512 << 10;
+/// linux/magic.h
+const CGROUP_SUPER_MAGIC: u32 = 0x0027_e0eb;
+const CGROUP2_SUPER_MAGIC: u32 = 0x6367_7270;
 /// The kernel takes no more (PID_MAX_LIMIT).
 const MOST_TASKS: u64 = 4 << 20;
 
@@ -322,8 +325,11 @@ pub fn probe(spec: &Spec) -> Result<Cgroups> {
     if spec.resources.iter().any(processors) {
         cgroups.online = read(Path::new("/sys/devices/system/cpu/online"));
     }
-    let mounts = proc::read("/proc/self/mountinfo").unwrap_or_default();
     let own = proc::read("/proc/self/cgroup").unwrap_or_default();
+    let mounts = match usual_mounts(&spec.resources, &own) {
+        Some(mounts) => mounts,
+        None => proc::read("/proc/self/mountinfo").unwrap_or_default(),
+    };
     for line in mounts.lines() {
         if let Some(hierarchy) = hierarchy(spec, line, &own)? {
             cgroups.hierarchies.push(hierarchy);
@@ -343,6 +349,42 @@ pub fn probe(spec: &Spec) -> Result<Cgroups> {
     Ok(cgroups)
 }
 
+/// What mountinfo would say of the hierarchies in `own` (/proc/self/cgroup) that matter, if each is mounted, as a whole, where
+/// it is on nearly all machines: the kernel takes some microseconds for each line of mountinfo, of which there may be hundreds.
+fn usual_mounts(resources: &[Wanted], own: &str) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    // The root of a hierarchy has the inode 1 (fs/kernfs/dir.c).
+    let whole = |path: &Path, magic: u32| {
+        let status = rustix::fs::statfs(path.as_os_str().as_bytes());
+        status.is_ok_and(|status| status.f_type as u32 == magic)
+            && fs::metadata(path).is_ok_and(|status| status.ino() == 1)
+    };
+    let mut mounts = String::new();
+    for line in own.lines() {
+        let names = line.split(':').nth(1)?;
+        let v2 = names.is_empty();
+        if !v2 && !names.split(',').any(|name| matters(resources, name, v2)) {
+            continue;
+        }
+        let (kind, magic, places) = match v2 {
+            true => ("cgroup2", CGROUP2_SUPER_MAGIC, ["", "unified"]),
+            false => ("cgroup", CGROUP_SUPER_MAGIC, [names; 2]),
+        };
+        let mut places = places
+            .map(|place| Path::new("/sys/fs/cgroup").join(place))
+            .into_iter();
+        let place = places.find(|place| whole(place, magic))?;
+        mounts += &format!("0 0 0:0 / {} - {kind} {kind} {names}\n", place.display());
+    }
+    Some(mounts)
+}
+
+/// Whether anything is wanted of a controller.
+fn matters(resources: &[Wanted], name: &str, v2: bool) -> bool {
+    let mut limits = resources.iter().map(|wanted| wanted.limit);
+    name == FREEZER || limits.any(|limit| limit.controller(v2) == name)
+}
+
 /// The hierarchy that a line of mountinfo (proc(5)) is about, if it has controllers.
 fn hierarchy(spec: &Spec, mount: &str, own: &str) -> Result<Option<Hierarchy>> {
     let mut fields = mount.split(' ').skip(3);
@@ -356,12 +398,8 @@ fn hierarchy(spec: &Spec, mount: &str, own: &str) -> Result<Option<Hierarchy>> {
     };
     let options = fields.nth(1).unwrap_or_default();
     // Each file that is looked at costs some microseconds of the start: only what is wanted is.
-    let resources = &spec.resources;
-    let known = |name: &&str| {
-        let mut limits = resources.iter().map(|wanted| wanted.limit);
-        *name == FREEZER || limits.any(|limit| limit.controller(v2) == *name)
-    };
-    let controllers: Vec<&str> = options.split(',').filter(known).collect();
+    let matters = |name: &&str| matters(&spec.resources, name, v2);
+    let controllers: Vec<&str> = options.split(',').filter(matters).collect();
     if controllers.is_empty() && !v2 {
         return Ok(None);
     }

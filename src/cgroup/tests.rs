@@ -546,6 +546,27 @@ fn spec(options: &[(&'static str, &str)], parent: Option<&str>) -> Spec {
     }
 }
 
+/// What is taken to be mounted without asking is what mountinfo says.
+#[test]
+fn the_usual_mounts() {
+    let own = |text: &str| usual_mounts(&wanted(&[("--memory", "1M"), ("--cpus", "1")]), text);
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap();
+    for line in own(&text).unwrap_or_default().lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let (place, kind) = (format!(" / {} ", fields[4]), format!(" - {} ", fields[6]));
+        let mut mounts = mountinfo.lines();
+        assert!(
+            mounts.any(|mount| mount.contains(&place) && mount.contains(&kind)),
+            "{line}"
+        );
+    }
+    // One that is not wanted, one that is and is not there, one whose place is no hierarchy.
+    assert_eq!(own("9:name=systemd:/\n3:devices:/x\n"), Some(String::new()));
+    assert_eq!(own("4:memory,nowhere:/\n"), None);
+    assert_eq!(own("4:memory,../../..:/\n"), None);
+}
+
 #[test]
 fn in_version_2_the_nearest_that_can_have_children() {
     let all = "cpuset cpu io memory pids\n";
