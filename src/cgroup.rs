@@ -359,9 +359,18 @@ fn usual_mounts(resources: &[Wanted], own: &str) -> Option<String> {
         status.is_ok_and(|status| status.f_type as u32 == magic)
             && fs::metadata(path).is_ok_and(|status| status.ino() == 1)
     };
+    fn names(line: &str) -> &str {
+        line.split(':').nth(1).unwrap_or_default()
+    }
+    let in_v1 = |controller| {
+        let mut all = own.lines().flat_map(|line| names(line).split(','));
+        all.any(|name| name == controller)
+    };
+    let mut limits = resources.iter().map(|wanted| wanted.limit);
+    let all_in_v1 = limits.all(|limit| in_v1(limit.controller(false)));
     let mut mounts = String::new();
     for line in own.lines() {
-        let names = line.split(':').nth(1)?;
+        let names = names(line);
         let v2 = names.is_empty();
         if !v2 && !names.split(',').any(|name| matters(resources, name, v2)) {
             continue;
@@ -370,11 +379,15 @@ fn usual_mounts(resources: &[Wanted], own: &str) -> Option<String> {
             true => ("cgroup2", CGROUP2_SUPER_MAGIC, ["", "unified"]),
             false => ("cgroup", CGROUP_SUPER_MAGIC, [names; 2]),
         };
-        let mut places = places
-            .map(|place| Path::new("/sys/fs/cgroup").join(place))
-            .into_iter();
-        let place = places.find(|place| whole(place, magic))?;
-        mounts += &format!("0 0 0:0 / {} - {kind} {kind} {names}\n", place.display());
+        let places = places.map(|place| Path::new("/sys/fs/cgroup").join(place));
+        match places.iter().find(|place| whole(place, magic)) {
+            Some(place) => {
+                mounts += &format!("0 0 0:0 / {} - {kind} {kind} {names}\n", place.display())
+            }
+            // Version 2 need not be mounted: it has no controller that version 1 has.
+            None if v2 && all_in_v1 => {}
+            None => return None,
+        }
     }
     Some(mounts)
 }

@@ -564,6 +564,7 @@ fn the_usual_mounts() {
     // One that is not wanted, one that is and is not there, one whose place is no hierarchy.
     assert_eq!(own("9:name=systemd:/\n3:devices:/x\n"), Some(String::new()));
     assert_eq!(own("4:memory,nowhere:/\n"), None);
+    assert_eq!(own("4:memory,nowhere:/\n0::/\n"), None);
     assert_eq!(own("4:memory,../../..:/\n"), None);
 }
 
