@@ -354,8 +354,8 @@ pub fn probe(spec: &Spec) -> Result<Cgroups> {
 fn usual_mounts(resources: &[Wanted], own: &str) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
     // The root of a hierarchy has the inode 1 (fs/kernfs/dir.c).
-    let whole = |path: &Path, magic: u32| {
-        let status = rustix::fs::statfs(path.as_os_str().as_bytes());
+    let whole = |path: &str, magic: u32| {
+        let status = rustix::fs::statfs(path);
         status.is_ok_and(|status| status.f_type as u32 == magic)
             && fs::metadata(path).is_ok_and(|status| status.ino() == 1)
     };
@@ -366,8 +366,7 @@ fn usual_mounts(resources: &[Wanted], own: &str) -> Option<String> {
         let mut all = own.lines().flat_map(|line| names(line).split(','));
         all.any(|name| name == controller)
     };
-    let mut limits = resources.iter().map(|wanted| wanted.limit);
-    let all_in_v1 = limits.all(|limit| in_v1(limit.controller(false)));
+    let all_in_v1 = (resources.iter()).all(|wanted| in_v1(wanted.limit.controller(false)));
     let mut mounts = String::new();
     for line in own.lines() {
         let names = names(line);
@@ -375,18 +374,21 @@ fn usual_mounts(resources: &[Wanted], own: &str) -> Option<String> {
         if !v2 && !names.split(',').any(|name| matters(resources, name, v2)) {
             continue;
         }
-        let (kind, magic, places) = match v2 {
-            true => ("cgroup2", CGROUP2_SUPER_MAGIC, ["", "unified"]),
-            false => ("cgroup", CGROUP_SUPER_MAGIC, [names; 2]),
+        let (kind, magic) = match v2 {
+            true => ("cgroup2", CGROUP2_SUPER_MAGIC),
+            false => ("cgroup", CGROUP_SUPER_MAGIC),
         };
-        let places = places.map(|place| Path::new("/sys/fs/cgroup").join(place));
-        match places.iter().find(|place| whole(place, magic)) {
-            Some(place) => {
-                mounts += &format!("0 0 0:0 / {} - {kind} {kind} {names}\n", place.display())
-            }
+        let top = "/sys/fs/cgroup";
+        let place = match v2 {
+            true if whole(top, magic) => top.to_owned(),
+            true => format!("{top}/unified"),
+            false => format!("{top}/{names}"),
+        };
+        match place == top || whole(&place, magic) {
+            true => mounts += &format!("0 0 0:0 / {place} - {kind} {kind} {names}\n"),
             // Version 2 need not be mounted: it has no controller that version 1 has.
-            None if v2 && all_in_v1 => {}
-            None => return None,
+            false if v2 && all_in_v1 => {}
+            false => return None,
         }
     }
     Some(mounts)

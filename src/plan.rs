@@ -633,11 +633,9 @@ impl<'a> Planner<'a> {
             disk: host.store.join("containers").join(&host.id),
             lower: Vec::new(),
             idmapped: Vec::new(),
-            // As many as there mostly are: each time that they grow they are copied.
-            steps: Vec::with_capacity(100),
+            steps: Vec::new(),
             cgroups: cgroup::Choice::default(),
             plan: Plan {
-                tasks: Vec::with_capacity(60),
                 terminal: spec.tty || (host.terminals[0] && host.terminals[1]),
                 ..Plan::default()
             },
