@@ -208,9 +208,6 @@ pub fn complete(wanted: &mut Vec<Wanted>) -> Result<()> {
 }
 
 const LEAST_MEMORY: u64 = 512 << 10;
-/// linux/magic.h
-const CGROUP_SUPER_MAGIC: u32 = 0x0027_e0eb;
-const CGROUP2_SUPER_MAGIC: u32 = 0x6367_7270;
 /// The kernel takes no more (PID_MAX_LIMIT).
 const MOST_TASKS: u64 = 4 << 20;
 
@@ -351,6 +348,7 @@ pub fn probe(spec: &Spec) -> Result<Cgroups> {
 
 /// What mountinfo would say of the hierarchies in `own` (/proc/self/cgroup) that matter, if each is mounted, as a whole, where
 /// it is on nearly all machines: the kernel takes some microseconds for each line of mountinfo, of which there may be hundreds.
+/// As text, so that there is one way from a mount to a hierarchy.
 fn usual_mounts(resources: &[Wanted], own: &str) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
     // The root of a hierarchy has the inode 1 (fs/kernfs/dir.c).
@@ -371,12 +369,12 @@ fn usual_mounts(resources: &[Wanted], own: &str) -> Option<String> {
     for line in own.lines() {
         let names = names(line);
         let v2 = names.is_empty();
-        if !v2 && !names.split(',').any(|name| matters(resources, name, v2)) {
+        if !v2 && !names.split(',').any(|name| matters(resources, name, false)) {
             continue;
         }
         let (kind, magic) = match v2 {
-            true => ("cgroup2", CGROUP2_SUPER_MAGIC),
-            false => ("cgroup", CGROUP_SUPER_MAGIC),
+            true => ("cgroup2", raw::CGROUP2_SUPER_MAGIC),
+            false => ("cgroup", raw::CGROUP_SUPER_MAGIC),
         };
         let top = "/sys/fs/cgroup";
         let place = match v2 {

@@ -148,9 +148,8 @@ pub enum Task {
     /// Allows the container what only the supervisor can: this hard limit.
     RaiseLimit(ResourceLimit),
     OomScoreAdj(i32),
-    /// Takes a port of the host's.
+    /// Takes a port of the host's; with `true` its descriptor is to be out of the way of others.
     #[cfg(feature = "net")]
-    /// And whether its descriptor is to be out of the way of others.
     OpenPort(Port, bool),
     /// Takes an address on a bridge, which is made if it is not there: its interface, and what the lease says.
     #[cfg(feature = "net")]
@@ -680,8 +679,8 @@ struct Privileges {
 
 /// The namespaces that the child makes itself: a mount namespace made by the clone would not see what the
 /// supervisor mounts afterwards, a cgroup namespace is rooted where its maker is, and a time namespace takes
-/// offsets only until somebody is in it. Those and the network namespace, which takes it long enough for the supervisor to
-/// do most of its work meanwhile.
+/// offsets only until somebody is in it. It makes its network namespace as well, before these: that takes long enough for the
+/// supervisor to do most of its work meanwhile (`inside.rs`).
 const LATER: u32 = raw::CLONE_NEWNS | raw::CLONE_NEWCGROUP | raw::CLONE_NEWTIME;
 /// How /etc/hosts begins.
 pub const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";

@@ -35,7 +35,7 @@ pub struct Own([Option<OwnedFd>; 2]);
 /// A directory, and a path in it.
 pub type Begun<'a> = (BorrowedFd<'a>, &'a [u8]);
 
-const SYSFS_MAGIC: rustix::fs::FsWord = 0x6265_6572; // linux/magic.h
+const SYSFS_MAGIC: rustix::fs::FsWord = raw::SYSFS_MAGIC as _;
 const OWN: [(&[u8], rustix::fs::FsWord); 2] =
     [(b"proc/", PROC_SUPER_MAGIC), (b"sys/", SYSFS_MAGIC)];
 
